@@ -1,0 +1,99 @@
+"""The records of the ledger, as Django reads them. Nothing here writes: `audit.ledger` is the only writer."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from django.db import models
+
+
+class RecordQuerySet(models.QuerySet["Record"]):
+    """Read-only: the database would refuse the rest."""
+
+    def update(self, **kwargs: Any) -> NoReturn:
+        """Refused."""
+        raise TypeError("A record of the ledger cannot be changed.")
+
+    def delete(self) -> NoReturn:
+        """Refused."""
+        raise TypeError("A record of the ledger cannot be deleted.")
+
+
+class Record(models.Model):
+    """One thing that happened. The table is partitioned by month of `at`, append-only by triggers and privileges.
+
+    `leaf` is the SHA-256 that sealing commits to; `audit.ledger` documents what enters it.
+    """
+
+    class Kind(models.TextChoices):
+        """What sort of event the record tells of."""
+
+        CALL = "call", "Call of a tool that only reads"
+        INTENT = "intent", "Intent to call a tool that has effects"
+        OUTCOME = "outcome", "Outcome of an intent"
+        DENIED = "denied", "Refused call"
+        INVALID = "invalid", "Call with bad input"
+        CONFIG = "config", "Change of configuration"
+        AUTH = "auth", "Login or token"
+        SYSTEM = "system", "Event of the system"
+
+    class Decision(models.TextChoices):
+        """What the control plane decided."""
+
+        ALLOW = "allow", "Allowed"
+        DENY = "deny", "Denied"
+
+    id = models.BigIntegerField(primary_key=True)
+    rid = models.UUIDField("record id")
+    at = models.DateTimeField("time")
+    kind = models.TextField(choices=Kind.choices)
+    call_id = models.UUIDField("call id", null=True)
+    writer_id = models.UUIDField("writer")
+    writer_seq = models.BigIntegerField("writer's sequence number", null=True)
+    actor = models.TextField("actor", null=True, help_text="User name of the principal.")
+    actor_id = models.TextField(null=True)
+    on_behalf_of = models.TextField(null=True)
+    token = models.TextField(null=True, help_text="Prefix of the API token, or the JWT's session.")
+    roles = models.TextField(null=True, help_text="The principal's roles at that moment, separated by commas.")
+    door = models.TextField(null=True, help_text="Where it came in: mcp, rest, admin, agent, command.")
+    client = models.TextField(null=True)
+    address = models.TextField(null=True)
+    connector = models.TextField("data source", null=True)
+    tool = models.TextField(null=True)
+    effect = models.TextField(null=True)
+    definition = models.BinaryField("fingerprint of the definition", null=True)
+    policy_version = models.BigIntegerField(null=True)
+    decision = models.TextField(choices=Decision.choices, null=True)
+    code = models.TextField(help_text="`ok`, or the stable word for what went wrong.")
+    object_type = models.TextField(null=True)
+    object_id = models.TextField(null=True)
+    detail = models.TextField(null=True, help_text="JSON, as it was committed.")
+    trace_id = models.TextField(null=True)
+    request_id = models.TextField(null=True)
+    args_commit = models.BinaryField("commitment to the arguments", null=True)
+    result_commit = models.BinaryField("commitment to the result", null=True)
+    result_bytes = models.BigIntegerField(null=True)
+    upstream_us = models.BigIntegerField("time in the upstream, µs", null=True)
+    total_us = models.BigIntegerField("time until recording, µs", null=True)
+    ct = models.BinaryField("encrypted salt and arguments", null=True)
+    key_id = models.TextField(null=True)
+    leaf = models.BinaryField()
+    mac = models.BinaryField()
+
+    objects = RecordQuerySet.as_manager()
+
+    class Meta:
+        db_table = "audit_record"
+        ordering = ("-id",)
+        default_permissions = ("view",)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.tool or self.object_type or ''} {self.code}".strip()
+
+    def save(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: `audit.ledger` is the only writer."""
+        raise TypeError("A record is written by audit.ledger only.")
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused."""
+        raise TypeError("A record of the ledger cannot be deleted.")

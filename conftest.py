@@ -1,0 +1,71 @@
+"""Tests run as the site does: the owner makes and migrates the database, the site's own role uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connections
+from pytest_django.plugin import DjangoDbBlocker
+
+_KEPT = (
+    "audit\\_record%",
+    "django\\_migrations",
+    "django\\_content\\_type",
+    "auth\\_permission",
+    "access\\_policyversion",
+    "procrastinate\\_%",
+)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(
+    django_test_environment: None, django_db_blocker: DjangoDbBlocker, django_db_keepdb: bool, django_db_createdb: bool
+) -> Iterator[None]:
+    """One test database for both aliases, made by `owner`; pytest-django would make it as `default`."""
+    keep = django_db_keepdb and not django_db_createdb
+    owner = connections["owner"]
+    original = owner.settings_dict["NAME"]
+    with django_db_blocker.unblock():
+        name = owner.creation._create_test_db(verbosity=0, autoclobber=True, keepdb=keep)
+        _use_database(name)
+        call_command("migrate", verbosity=0, interactive=False)
+    yield
+    if not settings.EMBEDDED_DATABASE and not django_db_keepdb:
+        with django_db_blocker.unblock():
+            _use_database(original)
+            owner.creation._destroy_test_db(name, verbosity=0)
+
+
+def _use_database(name: str) -> None:
+    for connection in connections.all():
+        connection.close()
+        connection.close_pool()
+        connection.settings_dict["NAME"] = name
+
+
+@pytest.fixture
+def committed_db(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """A database whose changes are committed, for what other connections must see. The owner empties it afterwards.
+
+    What is append-only stays, as do the rows that migrations made.
+    """
+    with django_db_blocker.unblock():
+        yield
+        connections["default"].close()
+        _truncate()
+        connections["owner"].close()
+
+
+def _truncate() -> None:
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "SELECT string_agg(format('%%I.%%I', schemaname, tablename), ', ') FROM pg_tables"
+            " WHERE schemaname = 'public' AND NOT tablename LIKE ANY (%s)",
+            [list(_KEPT)],
+        )
+        tables = cursor.fetchone()[0]
+        cursor.execute("SET lock_timeout = '5s'")
+        cursor.execute(f"TRUNCATE {tables} RESTART IDENTITY")

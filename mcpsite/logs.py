@@ -1,0 +1,39 @@
+"""Log lines: one JSON object each, with the id of the request that caused it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextvars import ContextVar
+from datetime import UTC, datetime
+
+request_id_now: ContextVar[str] = ContextVar("request_id", default="")
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one line of ASCII JSON, so that no content can start a line of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+        }
+        if request_id := request_id_now.get():
+            line["request_id"] = request_id
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """For people at a terminal: time, level, message; control characters are escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, followed by a traceback if there is one."""
+        message = record.getMessage().encode("unicode_escape").decode()
+        text = f"{datetime.fromtimestamp(record.created, UTC):%H:%M:%S} {record.levelname.lower():7} {record.name}: {message}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text

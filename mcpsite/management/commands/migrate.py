@@ -1,0 +1,37 @@
+"""`migrate`, as the owner of the schema, safe to start from several replicas at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings
+from django.core.management.commands import migrate
+from django.db import connections
+
+from mcpsite.dbroles import grant_to_site
+
+# Any number will do, as long as every replica uses the same one.
+_LOCK = 7_035_916_239
+
+
+class Command(migrate.Command):
+    """Django's `migrate` over the `owner` connection, under an advisory lock; then the site's role gets its privileges."""
+
+    def add_arguments(self, parser: Any) -> None:
+        """Django's own, with `owner` as the default database."""
+        super().add_arguments(parser)
+        parser.set_defaults(database="owner")
+
+    def handle(self, *args: Any, **options: Any) -> str | None:
+        """Wait for whoever migrates at this moment, then migrate what is left."""
+        if options["check_unapplied"] or options["plan"]:
+            return super().handle(*args, **options)
+        with connections[options["database"]].cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+            try:
+                result = super().handle(*args, **options)
+                if not settings.ONE_DATABASE_ROLE:
+                    grant_to_site(cursor, settings.DATABASES["default"]["USER"])
+            finally:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+        return result

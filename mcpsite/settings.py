@@ -1,0 +1,317 @@
+"""Settings of the site. Every value that an installation may change comes from the environment, through `mcpsite.env`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from django.core.exceptions import ImproperlyConfigured
+
+from mcpsite import env
+from mcpsite.datadir import OWNER_ROLE, SITE_ROLE, DataDir
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env.load_file(BASE_DIR / ".env")
+
+DATA_DIR = DataDir(env.data_dir())
+
+
+def _generated(name: str, variable: str, value: str | None) -> str:
+    if value:
+        return value
+    if DATA_DIR.exists:
+        return DATA_DIR.secret(name)
+    raise ImproperlyConfigured(
+        f"{variable} is not set, and there is no data directory at {DATA_DIR.path}. "
+        f"Set {variable} (or {variable}_FILE), or start an installation with engines of its own: make run."
+    )
+
+
+DEBUG = env.flag("DEBUG", "Show error pages with details. Never in production.")
+SECRET_KEY = _generated(
+    "secret_key", "SECRET_KEY", env.secret("SECRET_KEY", "Signs sessions, JWTs and cursors. At least 50 random characters.")
+)
+if len(SECRET_KEY) < 50 and not DEBUG:
+    raise ImproperlyConfigured("SECRET_KEY is too short: give it at least 50 random characters.")
+ENCRYPTION_KEYS = _generated(
+    "encryption_keys",
+    "ENCRYPTION_KEYS",
+    env.secret(
+        "ENCRYPTION_KEYS",
+        "Keys of the encryption at rest: `id:base64` of 32 bytes, separated by commas. The first one encrypts, all decrypt.",
+    ),
+)
+
+# --- Addresses -------------------------------------------------------------------------------------------------------
+PUBLIC_URL = (
+    env.url("PUBLIC_URL", "Address under which clients reach the site.", "http://localhost:8000", schemes=("http", "https"))
+    or ""
+).rstrip("/")
+_public = urlsplit(PUBLIC_URL)
+_local = _public.hostname in ("localhost", "127.0.0.1", "::1")
+ALLOWED_HOSTS = env.words(
+    "ALLOWED_HOSTS",
+    "Host names that the site answers to, besides the one of PUBLIC_URL.",
+    ("localhost", "127.0.0.1", "[::1]") if _local else (),
+)
+if _public.hostname and _public.hostname not in ALLOWED_HOSTS:
+    ALLOWED_HOSTS.append(_public.hostname)
+CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"]
+MCP_ALLOWED_ORIGINS = frozenset(
+    env.words("MCP_ALLOWED_ORIGINS", "Browser origins that may call /mcp, besides the site's own (`https://app.example`).")
+) | {f"{_public.scheme}://{_public.netloc}"}
+TRUSTED_PROXIES = env.integer(
+    "TRUSTED_PROXIES", "How many reverse proxies in front of the site set X-Forwarded-For.", 0, minimum=0, maximum=5
+)
+if TRUSTED_PROXIES:
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+
+# --- Applications ----------------------------------------------------------------------------------------------------
+INSTALLED_APPS = [
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.forms",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "rest_framework",
+    "rest_framework_simplejwt.token_blacklist",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "procrastinate.contrib.django",
+    "health_check",
+    "keyring",
+    "audit",
+    "tools",
+    "access",
+    "gateway",
+    "mcpsite",
+]
+
+MIDDLEWARE = [
+    "mcpsite.middleware.request_id",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "mcpsite.urls"
+ASGI_APPLICATION = "mcpsite.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+AUTH_USER_MODEL = "access.User"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.ScryptPasswordHasher",
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+]
+LOGIN_URL = "admin:login"
+
+# --- PostgreSQL ------------------------------------------------------------------------------------------------------
+# `default` is what the site runs as: it can neither alter the schema nor change a record. `owner` migrates.
+_SCHEMES = ("postgresql", "postgres")
+
+
+def _database(url: str, **options: Any) -> dict[str, Any]:
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    host = parts.netloc.rpartition("@")[2]
+    socket = "%2f" in host.lower()
+    return {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": unquote(parts.path.lstrip("/")),
+        "USER": unquote(parts.username or ""),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": unquote(host) if socket else parts.hostname or "",
+        "PORT": "" if socket else str(parts.port or ""),
+        "OPTIONS": {"connect_timeout": 5, "application_name": "mcpsite", **query, **options},
+    }
+
+
+EMBEDDED_DATABASE = not env.is_set("DATABASE_URL")
+_site_url = env.url("DATABASE_URL", "PostgreSQL as the site uses it: postgresql://user:password@host:5432/name.", schemes=_SCHEMES)
+_owner_url = env.url(
+    "DATABASE_OWNER_URL", "PostgreSQL as the owner of the schema, for migrations. Default: DATABASE_URL.", schemes=_SCHEMES
+)
+if EMBEDDED_DATABASE:
+    _generated("secret_key", "DATABASE_URL", None)
+    _site_url, _owner_url = DATA_DIR.database_url(SITE_ROLE), DATA_DIR.database_url(OWNER_ROLE)
+_pool = env.integer("DATABASE_POOL_SIZE", "Connections that each process keeps for pages and REST.", 4, minimum=1, maximum=100)
+DATABASES = {
+    "default": _database(_site_url or "", pool={"min_size": 0, "max_size": _pool, "timeout": 5}),
+    "owner": _database(_owner_url or _site_url or ""),
+}
+ONE_DATABASE_ROLE = DATABASES["default"]["USER"] == DATABASES["owner"]["USER"]
+DATABASE_ROUTERS: list[str] = []
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# --- Redis -----------------------------------------------------------------------------------------------------------
+EMBEDDED_REDIS = not env.is_set("REDIS_URL")
+REDIS_URL = (
+    env.url("REDIS_URL", "Redis or Valkey: redis://:password@host:6379/0.", schemes=("redis", "rediss", "unix")) or ""
+)
+if EMBEDDED_REDIS:
+    _generated("secret_key", "REDIS_URL", None)
+    REDIS_URL = DATA_DIR.redis_url
+CACHES = {
+    "default": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "mcpsite",
+        "OPTIONS": {
+            "SERIALIZER": "django_redis.serializers.json.JSONSerializer",
+            "SOCKET_CONNECT_TIMEOUT": 1,
+            "SOCKET_TIMEOUT": 1,
+        },
+    }
+}
+SESSION_ENGINE = "django.contrib.sessions.backends.cache"
+SESSION_SERIALIZER = "django.contrib.sessions.serializers.JSONSerializer"
+SESSION_COOKIE_AGE = 60 * 60 * 12
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+
+# --- REST ------------------------------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["access.rest.BearerAuthentication", "access.rest.SessionAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["access.rest.ModelPermissions"],
+    "DEFAULT_PAGINATION_CLASS": "access.rest.CursorPages",
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend", "rest_framework.filters.SearchFilter"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer", "rest_framework.renderers.BrowsableAPIRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_THROTTLE_RATES": {"login": "20/min"},
+    "EXCEPTION_HANDLER": "access.rest.problem",
+    "PAGE_SIZE": 100,
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "mcpsite API",
+    "DESCRIPTION": "Govern and call the tools of an organisation.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+}
+SIMPLE_JWT = {
+    "ACCESS_TOKEN_LIFETIME": timedelta(
+        minutes=env.integer("JWT_ACCESS_MINUTES", "How long an access token is valid.", 10, minimum=1, maximum=60)
+    ),
+    "REFRESH_TOKEN_LIFETIME": timedelta(
+        days=env.integer("JWT_REFRESH_DAYS", "How long a refresh token is valid.", 7, minimum=1, maximum=90)
+    ),
+    "ROTATE_REFRESH_TOKENS": True,
+    "BLACKLIST_AFTER_ROTATION": True,
+    "ALGORITHM": "HS256",
+    "SIGNING_KEY": SECRET_KEY,
+    "AUDIENCE": PUBLIC_URL,
+    "ISSUER": PUBLIC_URL,
+    "USER_ID_CLAIM": "sub",
+    "UPDATE_LAST_LOGIN": False,
+}
+
+# --- Calls -----------------------------------------------------------------------------------------------------------
+CONNECTORS = ["tools.connectors.sql.SqlConnector", "tools.connectors.mcp.McpConnector"]
+CALL_TIMEOUT_SECONDS = env.integer(
+    "CALL_TIMEOUT_SECONDS", "Longest time that one tool call may take, unless its data source says less.", 30, minimum=1, maximum=600
+)
+CALLS_PER_MINUTE = env.integer(
+    "CALLS_PER_MINUTE", "Budget of a principal per tool where no grant sets one.", 600, minimum=1, maximum=10_000_000
+)
+MCP_MAX_BODY_BYTES = env.integer(
+    "MCP_MAX_BODY_BYTES", "Largest request body at /mcp.", 4 * 1024 * 1024, minimum=1024, maximum=64 * 1024 * 1024
+)
+MAX_RESULT_BYTES = env.integer(
+    "MAX_RESULT_BYTES", "Largest answer that is taken from an upstream.", 16 * 1024 * 1024, minimum=1024, maximum=256 * 1024 * 1024
+)
+WEB_WORKERS = env.integer("WEB_WORKERS", "Web worker processes.", 2, minimum=1, maximum=64)
+
+# --- Pages, logs, security -------------------------------------------------------------------------------------------
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_AUTOREFRESH = DEBUG
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+
+_https = _public.scheme == "https"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
+SECURE_SSL_REDIRECT = _https and env.flag("SECURE_SSL_REDIRECT", "Send plain HTTP requests to HTTPS.", True)
+SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
+SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$", r"^health$"]
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+# Unfold's Alpine.js evaluates expressions; the middleware narrows this to /admin/.
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        "script-src": ["'self'", "'unsafe-inline'", "'unsafe-eval'"],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:"],
+        "object-src": ["'none'"],
+        "base-uri": ["'self'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+
+LOG_LEVEL = env.choice("LOG_LEVEL", "Least severe level that is logged.", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
+LOG_FORMAT = env.choice("LOG_FORMAT", "One JSON object a line, or lines for people.", "json", ("json", "text"))
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "mcpsite.logs.JsonFormatter"}, "text": {"()": "mcpsite.logs.TextFormatter"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "root": {"handlers": ["console"], "level": LOG_LEVEL},
+    "loggers": {
+        "django.server": {"handlers": ["console"], "propagate": False},
+        "uvicorn.access": {"level": "WARNING"},
+        "procrastinate": {"level": "WARNING"},
+    },
+}
+
+UNFOLD = {
+    "SITE_TITLE": "mcpsite",
+    "SITE_HEADER": "mcpsite",
+    "SITE_SUBHEADER": "Control plane for MCP",
+    "SITE_SYMBOL": "hub",
+    "SHOW_HISTORY": True,
+    "SHOW_VIEW_ON_SITE": False,
+}
