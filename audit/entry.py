@@ -1,0 +1,223 @@
+"""What a record says, how its bytes are laid out, and the commitments that make a later change visible.
+
+Leaf: `SHA-256(0x00 || field || field || …)` over the columns of `COLUMNS` in that order (RFC 6962, section 2.1, leaf hash).
+A field is a 4-byte big-endian length and that many bytes, or the length -1 for NULL; the bytes are PostgreSQL's binary
+form of the value: a bigint is 8 bytes big-endian, a timestamptz the microseconds since 2000-01-01 UTC as a bigint, a
+uuid 16 bytes, text is UTF-8. That is how the row crosses the wire and how `COPY … (FORMAT binary)` gives it back.
+
+Arguments and results enter by commitment: `HMAC-SHA-256(salt, 0x61 || arguments)` and `HMAC-SHA-256(salt, 0x72 || result)`
+over the raw bytes, with a random 32-byte salt of the record. `ct` holds `salt || arguments`, encrypted and bound to the
+record's id, so that whoever holds the key can recompute both, and whoever does not cannot guess.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from struct import Struct
+
+from keyring.keys import KeyRing
+
+CT_PURPOSE, MAC_PURPOSE = "ledger", "ledger-mac"
+
+COLUMNS: tuple[tuple[str, str], ...] = (
+    ("rid", "uuid"),
+    ("at", "timestamptz"),
+    ("kind", "text"),
+    ("call_id", "uuid"),
+    ("writer_id", "uuid"),
+    ("writer_seq", "bigint"),
+    ("actor", "text"),
+    ("actor_id", "text"),
+    ("on_behalf_of", "text"),
+    ("token", "text"),
+    ("roles", "text"),
+    ("door", "text"),
+    ("client", "text"),
+    ("address", "text"),
+    ("connector", "text"),
+    ("tool", "text"),
+    ("effect", "text"),
+    ("definition", "bytea"),
+    ("policy_version", "bigint"),
+    ("decision", "text"),
+    ("code", "text"),
+    ("object_type", "text"),
+    ("object_id", "text"),
+    ("detail", "text"),
+    ("trace_id", "text"),
+    ("request_id", "text"),
+    ("args_commit", "bytea"),
+    ("result_commit", "bytea"),
+    ("result_bytes", "bigint"),
+    ("upstream_us", "bigint"),
+    ("total_us", "bigint"),
+    ("ct", "bytea"),
+    ("key_id", "text"),
+)
+ALL_COLUMNS = (*COLUMNS, ("leaf", "bytea"), ("mac", "bytea"))
+INSERT = (
+    f"INSERT INTO audit_record ({', '.join(name for name, _ in ALL_COLUMNS)}) "  # noqa: S608 - constants only
+    "VALUES ({values}) ON CONFLICT (rid, at) DO NOTHING"
+)
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_EPOCH_US = int(_EPOCH.timestamp()) * 1_000_000
+_LENGTH, _BIGINT = Struct("!i"), Struct("!q")
+_NULL = _LENGTH.pack(-1)
+_LONGEST_TEXT = 512
+_LONGEST_DETAIL = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What the caller of the ledger knows about an event. Times in microseconds; `arguments` and `result` are raw bytes."""
+
+    kind: str
+    code: str
+    call_id: uuid.UUID | None = None
+    actor: str | None = None
+    actor_id: str | None = None
+    on_behalf_of: str | None = None
+    token: str | None = None
+    roles: str | None = None
+    door: str | None = None
+    client: str | None = None
+    address: str | None = None
+    connector: str | None = None
+    tool: str | None = None
+    effect: str | None = None
+    definition: bytes | None = None
+    policy_version: int | None = None
+    decision: str | None = None
+    object_type: str | None = None
+    object_id: str | None = None
+    detail: str | None = None
+    trace_id: str | None = None
+    request_id: str | None = None
+    arguments: bytes | None = None
+    result: bytes | None = None
+    upstream_us: int | None = None
+    total_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An entry as it is stored: the binary parameters of `ALL_COLUMNS`, in order."""
+
+    rid: uuid.UUID
+    at_us: int
+    parameters: tuple[bytes | None, ...]
+
+
+def uuid7() -> uuid.UUID:
+    """A time-ordered UUID (RFC 9562, section 5.7), so that neighbours in time are neighbours in the index."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    return uuid.UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
+
+
+def text(value: str | None, longest: int = _LONGEST_TEXT) -> bytes | None:
+    """UTF-8 that PostgreSQL can hold: no NUL, no lone surrogate, at most `longest` characters."""
+    if value is None:
+        return None
+    if len(value) > longest:
+        value = value[: longest - 1] + "…"
+    if "\0" in value:
+        value = value.replace("\0", "\ufffd")
+    return value.encode("utf-8", "replace")
+
+
+def _bigint(value: int | None) -> bytes | None:
+    return None if value is None else _BIGINT.pack(value)
+
+
+def leaf_of(fields: tuple[bytes | None, ...]) -> bytes:
+    """The leaf over the binary fields of `COLUMNS`, in that order."""
+    parts = [b"\x00"]
+    for field in fields:
+        if field is None:
+            parts.append(_NULL)
+        else:
+            parts += (_LENGTH.pack(len(field)), field)
+    return hashlib.sha256(b"".join(parts)).digest()
+
+
+def mac_of(ring: KeyRing, leaf: bytes, writer_id: uuid.UUID, writer_seq: int | None) -> bytes:
+    """Ties the leaf to its writer and place, under a key that the database does not hold."""
+    place = b"" if writer_seq is None else _BIGINT.pack(writer_seq)
+    return hmac.digest(ring.derive(MAC_PURPOSE), leaf + writer_id.bytes + place, "sha256")
+
+
+def commitment(salt: bytes, tag: bytes, raw: bytes | None) -> bytes | None:
+    """HMAC-SHA-256 of `tag || raw`; tag 0x61 for arguments, 0x72 for results."""
+    return None if raw is None else hmac.digest(salt, tag + raw, "sha256")
+
+
+def encode(entry: Entry, ring: KeyRing, writer_id: uuid.UUID, writer_seq: int | None) -> Row:
+    """Give the entry its id and time, commit to its content and lay out the row."""
+    rid = uuid7()
+    at_us = time.time_ns() // 1_000 - _EPOCH_US
+    args_commit = result_commit = sealed = key_id = None
+    if entry.arguments is not None or entry.result is not None:
+        salt = os.urandom(32)
+        args_commit = commitment(salt, b"a", entry.arguments)
+        result_commit = commitment(salt, b"r", entry.result)
+        sealed = ring.encrypt(salt + (entry.arguments or b""), purpose=CT_PURPOSE, context=rid.bytes)
+        key_id = ring.primary.encode()
+    fields = (
+        rid.bytes,
+        _BIGINT.pack(at_us),
+        entry.kind.encode(),
+        entry.call_id and entry.call_id.bytes,
+        writer_id.bytes,
+        _bigint(writer_seq),
+        text(entry.actor),
+        text(entry.actor_id),
+        text(entry.on_behalf_of),
+        text(entry.token),
+        text(entry.roles),
+        text(entry.door),
+        text(entry.client),
+        text(entry.address),
+        text(entry.connector),
+        text(entry.tool),
+        text(entry.effect),
+        entry.definition,
+        _bigint(entry.policy_version),
+        text(entry.decision),
+        entry.code.encode(),
+        text(entry.object_type),
+        text(entry.object_id),
+        text(entry.detail, _LONGEST_DETAIL),
+        text(entry.trace_id),
+        text(entry.request_id),
+        args_commit,
+        result_commit,
+        None if entry.result is None else _BIGINT.pack(len(entry.result)),
+        _bigint(entry.upstream_us),
+        _bigint(entry.total_us),
+        sealed,
+        key_id,
+    )
+    leaf = leaf_of(fields)
+    return Row(rid, at_us, (*fields, leaf, mac_of(ring, leaf, writer_id, writer_seq)))
+
+
+_PYTHON = {
+    "uuid": lambda raw: uuid.UUID(bytes=raw),
+    "timestamptz": lambda raw: _EPOCH + timedelta(microseconds=_BIGINT.unpack(raw)[0]),
+    "text": bytes.decode,
+    "bigint": lambda raw: _BIGINT.unpack(raw)[0],
+    "bytea": bytes,
+}
+
+
+def python_values(row: Row) -> list[object]:
+    """The row as Python values, for a connection that takes those."""
+    pairs = zip(ALL_COLUMNS, row.parameters, strict=True)
+    return [None if raw is None else _PYTHON[kind](raw) for (_, kind), raw in pairs]

@@ -1,0 +1,289 @@
+"""The only writer of the ledger.
+
+`Ledger` is the writer of a web process: it groups the records that come in while one commit is under way into the next
+one, and every caller waits for the commit of its own record. There is no timer: an idle ledger writes at once. It drives
+its own connection through libpq's pipeline mode, since this is the path of every call: the statements of a batch and their
+one `Sync` are a single implicit transaction (PostgreSQL documentation, "Pipeline Mode").
+
+`record` writes one entry inside a Django transaction, for changes that must be recorded together with their record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+from functools import cache
+
+import psycopg
+from django.db import connections
+from psycopg import pq
+
+from audit.entry import ALL_COLUMNS, INSERT, Entry, Row, encode, python_values
+from keyring.keys import KeyRing, ring
+
+__all__ = ["Entry", "Ledger", "LedgerUnavailable", "record"]
+
+logger = logging.getLogger("audit.ledger")
+
+# How long a call may wait for its intent before it is refused, and how long an answer may wait for its record.
+INTENT_SECONDS = 0.25
+ANSWER_SECONDS = 5.0
+_QUEUE_LIMIT = 4096
+_BATCH_LIMIT = 128
+_RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
+_WATCH_SECONDS = 0.05
+_STATEMENT = b"write"
+_SQL = INSERT.format(values=", ".join(f"${n}" for n in range(1, len(ALL_COLUMNS) + 1))).encode()
+_OIDS = {"uuid": 2950, "timestamptz": 1184, "text": 25, "bigint": 20, "bytea": 17}
+_TYPES = [_OIDS[kind] for _, kind in ALL_COLUMNS]
+_BINARY = [1] * len(ALL_COLUMNS)
+# synchronous_commit: the answer waits for the disk, whatever the server's default is.
+_SESSION = "-c synchronous_commit=on -c statement_timeout=2000 -c lock_timeout=1000 -c timezone=UTC"
+
+
+class LedgerUnavailable(Exception):
+    """The record could not be made durable in time; the call must not go on, its answer must not leave."""
+
+    code = "ledger_unavailable"
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    row: Row
+    expires: float
+    written: asyncio.Future[None] | None = field(default=None)
+
+
+class Ledger:
+    """The group-commit writer of one process. Use it within one event loop; `start` before, `stop` after."""
+
+    def __init__(self, conninfo: str, keys: KeyRing | None = None) -> None:
+        self.writer_id = uuid.uuid4()
+        self.batches = 0
+        self.rows = 0
+        self._conninfo = conninfo
+        self._keys = keys or ring()
+        self._seq = 0
+        self._waiting: deque[_Pending] = deque()
+        self._in_flight: list[_Pending] = []
+        self._failed: str | None = None
+        self._isolate = False
+        self._connection: psycopg.AsyncConnection[object] | None = None
+        self._pg: pq.abc.PGconn | None = None
+        self._socket = -1
+        self._scheduled = False
+        self._lost = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- Life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to connect; returns at once, also when the database is away."""
+        self._loop = asyncio.get_running_loop()
+        self._tasks = [asyncio.create_task(self._keep_connected()), asyncio.create_task(self._watch())]
+
+    async def stop(self, within: float = ANSWER_SECONDS) -> None:
+        """Write what is waiting, at most `within` seconds, then disconnect."""
+        until = self._loop.time() + within
+        while (self._waiting or self._in_flight) and self._loop.time() < until:
+            await asyncio.sleep(0.01)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._disconnect()
+
+    @property
+    def available(self) -> bool:
+        """Whether a record written now can be expected to become durable in time."""
+        oldest = self._in_flight[0] if self._in_flight else self._waiting[0] if self._waiting else None
+        stuck = oldest is not None and oldest.expires < self._loop.time()
+        return self._pg is not None and not stuck and len(self._waiting) < _QUEUE_LIMIT
+
+    # --- Writing ------------------------------------------------------------------------------------------------------
+
+    async def write(self, entry: Entry, within: float = ANSWER_SECONDS) -> uuid.UUID:
+        """Return the record's id once it is durable; raise LedgerUnavailable after `within` seconds at the latest.
+
+        A record that came too late for its caller is still written when the database is back, as long as this process
+        lives: what was refused for that reason is then on record as well.
+        """
+        if len(self._waiting) >= _QUEUE_LIMIT or (self._pg is None and within <= INTENT_SECONDS):
+            raise LedgerUnavailable("The ledger cannot be written at this moment.")
+        pending = self._enqueue(entry, within)
+        pending.written = self._loop.create_future()
+        await pending.written
+        return pending.row.rid
+
+    def put(self, entry: Entry) -> None:
+        """Write without waiting: only for what follows from a record that failed its caller. Dropped when full."""
+        if len(self._waiting) < _QUEUE_LIMIT:
+            self._enqueue(entry, ANSWER_SECONDS)
+
+    def _enqueue(self, entry: Entry, within: float) -> _Pending:
+        self._seq += 1
+        pending = _Pending(encode(entry, self._keys, self.writer_id, self._seq), self._loop.time() + within)
+        self._waiting.append(pending)
+        self._schedule()
+        return pending
+
+    def _schedule(self) -> None:
+        if self._scheduled or self._in_flight or not self._waiting or self._pg is None:
+            return
+        self._scheduled = True
+        self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        self._scheduled = False
+        if self._in_flight or self._pg is None or not self._waiting:
+            return
+        count = 1 if self._isolate else min(len(self._waiting), _BATCH_LIMIT)
+        self._in_flight = [self._waiting.popleft() for _ in range(count)]
+        self._failed = None
+        try:
+            for pending in self._in_flight:
+                self._pg.send_query_prepared(_STATEMENT, pending.row.parameters, _BINARY)
+            self._pg.pipeline_sync()
+            self._flush()
+        except psycopg.Error as error:
+            self._lose(f"sending failed: {error}")
+
+    def _flush(self) -> None:
+        if self._pg is None:
+            return
+        try:
+            unfinished = self._pg.flush() == 1
+        except psycopg.Error as error:
+            return self._lose(f"sending failed: {error}")
+        if unfinished:
+            self._loop.add_writer(self._socket, self._flush)
+        else:
+            self._loop.remove_writer(self._socket)
+
+    def _receive(self) -> None:
+        pg = self._pg
+        if pg is None:
+            return
+        try:
+            pg.consume_input()
+            while not pg.is_busy():
+                result = pg.get_result()
+                if result is None:
+                    if not self._in_flight:
+                        return
+                    continue
+                if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                    self._settle()
+                    return
+                if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.PIPELINE_ABORTED):
+                    self._failed = result.error_message.decode("utf-8", "replace").strip() or "unknown error"
+        except psycopg.Error as error:
+            self._lose(f"the connection broke: {error}")
+
+    def _settle(self) -> None:
+        batch, self._in_flight = self._in_flight, []
+        if self._failed is None:
+            self.batches += 1
+            self.rows += len(batch)
+            for pending in batch:
+                if pending.written is not None and not pending.written.done():
+                    pending.written.set_result(None)
+            self._isolate = self._isolate and bool(self._waiting)
+        elif len(batch) > 1:
+            # One bad row takes the whole transaction with it: write the rows one by one to find it.
+            self._isolate = True
+            self._waiting.extendleft(reversed(batch))
+        else:
+            logger.error("a record was refused by the database: %s", self._failed)
+            self._fail(batch[0], f"The database refused the record: {self._failed}")
+        self._schedule()
+
+    @staticmethod
+    def _fail(pending: _Pending, reason: str) -> None:
+        if pending.written is not None and not pending.written.done():
+            pending.written.set_exception(LedgerUnavailable(reason))
+
+    # --- The connection -----------------------------------------------------------------------------------------------
+
+    def _lose(self, reason: str) -> None:
+        if self._pg is None:
+            return
+        logger.warning("the ledger's connection is lost, %d records wait: %s", len(self._in_flight), reason)
+        self._pg = None
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        # Whether they were committed is unknown: they are sent again, and a row that is there already stays as it is.
+        self._waiting.extendleft(reversed(self._in_flight))
+        self._in_flight = []
+        self._lost.set()
+
+    async def _keep_connected(self) -> None:
+        attempt = 0
+        while True:
+            try:
+                await self._connect()
+                attempt = 0
+                await self._lost.wait()
+            except (psycopg.Error, OSError) as error:
+                logger.warning("the ledger cannot connect: %s", str(error).splitlines()[0] if str(error) else error)
+            await self._disconnect()
+            await asyncio.sleep(_RECONNECT_SECONDS[min(attempt, len(_RECONNECT_SECONDS) - 1)])
+            attempt += 1
+
+    async def _connect(self) -> None:
+        self._lost.clear()
+        connection = await psycopg.AsyncConnection.connect(
+            self._conninfo, autocommit=True, options=_SESSION, connect_timeout=5, application_name="mcpsite ledger"
+        )
+        self._connection = connection
+        pg = connection.pgconn
+        prepared = await asyncio.to_thread(pg.prepare, _STATEMENT, _SQL, _TYPES)
+        if prepared.status != pq.ExecStatus.COMMAND_OK:
+            raise psycopg.OperationalError(prepared.error_message.decode("utf-8", "replace"))
+        pg.nonblocking = 1
+        pg.enter_pipeline_mode()
+        self._socket, self._pg = pg.socket, pg
+        self._loop.add_reader(self._socket, self._receive)
+        self._schedule()
+
+    async def _disconnect(self) -> None:
+        if self._pg is not None:
+            self._lose("stopped")
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                await self._connection.close()
+            self._connection = None
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            now = self._loop.time()
+            for pending in (*self._in_flight, *self._waiting):
+                if pending.expires < now:
+                    self._fail(pending, "The ledger could not be written in time.")
+            # A server that hangs is no better than one that is gone; its statements time out after two seconds.
+            if self._in_flight and now - self._in_flight[0].expires > ANSWER_SECONDS:
+                self._lose("no answer")
+
+
+@cache
+def _process_writer_id() -> uuid.UUID:
+    return uuid.uuid4()
+
+
+_RECORD_SQL = INSERT.format(values=", ".join(["%s"] * len(ALL_COLUMNS)))
+
+
+def record(entry: Entry, using: str = "default") -> uuid.UUID:
+    """Write one entry in the current transaction of the Django connection `using` and return the record's id.
+
+    It has no sequence number: a transaction that is rolled back must not look like a missing record.
+    Raises django.db.Error, which is meant to take the change with it.
+    """
+    row = encode(entry, ring(), _process_writer_id(), None)
+    with connections[using].cursor() as cursor:
+        cursor.execute(_RECORD_SQL, python_values(row))
+    return row.rid
