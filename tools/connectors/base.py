@@ -1,0 +1,110 @@
+"""What every connector is: options, how to check it, what it offers, and how to call it."""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from tools.egress import Egress
+
+
+class ConnectorError(Exception):
+    """A call or a check that failed outside. `code` is the stable word; the message is fit for the caller."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool = False, sent: bool = True) -> None:
+        super().__init__(message)
+        self.code = code
+        self.retryable = retryable
+        # Whether the upstream may have acted on it.
+        self.sent = sent
+
+
+class Options(BaseModel):
+    """Base of a kind's options. Unknown options are refused; secrets are `SecretStr` fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class Spec(BaseModel):
+    """Base of what a kind must know about one of its tools."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A data source as a connector sees it: its validated options with their secrets."""
+
+    id: uuid.UUID
+    name: str
+    options: Any
+    timeout_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a connector may tell the outside about a call. Nothing of the caller's credentials."""
+
+    call_id: uuid.UUID
+    deadline_seconds: float
+    actor: str
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A tool that a source offers: its definition as it came, and what is needed to call it."""
+
+    name: str
+    definition: dict[str, Any]
+    spec: dict[str, Any]
+    effect: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The `result` object of tools/call (CallToolResult) as the upstream gave it."""
+
+    content: dict[str, Any]
+    is_error: bool
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Connector(ABC):
+    """One connection to the outside world, kept open in each process that uses it. All methods raise ConnectorError."""
+
+    kind: ClassVar[str]
+    label: ClassVar[str]
+    description: ClassVar[str]
+    Options: ClassVar[type[Options]]
+    ToolSpec: ClassVar[type[Spec]]
+    # Whether tools come from the source (`discover`) or are written by an administrator (`define`).
+    discovers: ClassVar[bool]
+
+    def __init__(self, source: Source, egress: Egress) -> None:
+        self.source = source
+        self.egress = egress
+
+    @abstractmethod
+    async def check(self) -> str:
+        """Connect and return one sentence about what was found."""
+
+    async def discover(self) -> list[Offer]:
+        """The tools that the source offers."""
+        return []
+
+    @classmethod
+    def define(cls, name: str, spec: Spec) -> dict[str, Any] | None:
+        """The MCP definition of a hand-written tool; None when definitions come from the source. Raises ValueError."""
+        return None
+
+    @abstractmethod
+    async def call(self, spec: Spec, arguments: dict[str, Any], context: Context) -> Result:
+        """Carry out one call within `context.deadline_seconds`. Cancelling it stops it outside as well."""
+
+    async def close(self) -> None:  # noqa: B027 - not every kind holds something open
+        """Let go of what is open."""

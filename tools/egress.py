@@ -1,0 +1,126 @@
+"""Where connectors may connect: the one gate for every outgoing connection.
+
+An address outside is allowed. An address inside (loopback, link-local, private, shared, reserved, multicast, and IPv6
+forms that carry one of these) is refused unless a rule of an administrator names it. A name is resolved once, all of its
+addresses are checked where the socket is made, and the connection goes to a checked address, so that a second answer of the resolver cannot lead
+elsewhere. HTTP clients use no proxy of the environment and follow no redirect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import aiohttp
+from aiohttp.connector import AddrInfoType
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# Python's `is_global` of 3.11 calls several of these global: the list is ours (RFC 6890 and the IANA registries).
+_INSIDE: tuple[IPNetwork, ...] = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 "
+        "192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4 "
+        "::/96 ::1/128 ::ffff:0:0:0/96 64:ff9b::/96 64:ff9b:1::/48 100::/64 2001::/23 2001:db8::/32 2002::/16 "
+        "3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8"
+    ).split()
+)
+# The metadata services of clouds hand out credentials: no rule opens them.
+_METADATA = frozenset(
+    ipaddress.ip_address(address)
+    for address in ("169.254.169.254", "169.254.170.2", "169.254.170.23", "100.100.100.200", "192.0.0.192",
+                    "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254")
+)  # fmt: skip
+
+
+class EgressDenied(OSError):
+    """The address may not be reached. An OSError, so that HTTP clients treat it as a failed connection."""
+
+    code = "egress_denied"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One address inside that is allowed: a network and perhaps a port, or the folder of a unix socket."""
+
+    network: IPNetwork | PurePosixPath
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, network: str, port: int | None) -> Rule:
+        """From the form in which administrators write it. Raises ValueError."""
+        if network.startswith("unix:"):
+            return cls(PurePosixPath(network[5:]), None)
+        return cls(ipaddress.ip_network(network), port)
+
+
+def plain(address: IPAddress) -> IPAddress:
+    """The IPv4 address that an IPv6 address stands for, if it does (mapped), else itself."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped
+    return address
+
+
+def is_inside(address: IPAddress) -> bool:
+    """Whether the address is one that only a rule can open."""
+    address = plain(address)
+    return any(address.version == network.version and address in network for network in _INSIDE)
+
+
+class Egress:
+    """The rules in force. `replace` swaps them for connections that are made from then on."""
+
+    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+        self.replace(rules)
+
+    def replace(self, rules: Iterable[Rule]) -> None:
+        """Put other rules in force."""
+        self._rules = tuple(rules)
+
+    def check_address(self, text: str, port: int) -> None:
+        """Raise EgressDenied unless this address and port may be reached."""
+        address = plain(ipaddress.ip_address(text.partition("%")[0]))
+        if address in _METADATA:
+            raise EgressDenied(f"{address} is a metadata service of a cloud: it is never reached.")
+        if not is_inside(address) or self._allowed(address, port):
+            return
+        raise EgressDenied(f"{address}:{port} is an inside address: an administrator must allow it (egress rules).")
+
+    def _allowed(self, address: IPAddress, port: int) -> bool:
+        return any(
+            not isinstance(rule.network, PurePosixPath)
+            and rule.network.version == address.version
+            and address in rule.network
+            and rule.port in (None, port)
+            for rule in self._rules
+        )
+
+    def check_socket(self, folder: str) -> None:
+        """Raise EgressDenied unless sockets in this folder may be used."""
+        wanted = PurePosixPath(folder)
+        if ".." in wanted.parts or not any(rule.network == wanted for rule in self._rules):
+            raise EgressDenied(f"Sockets in {folder} are not allowed: an administrator must allow unix:{folder}.")
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        """The checked addresses of `host`. Raises EgressDenied, also when only one of them is refused, or OSError."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+        for address in addresses:
+            self.check_address(address, port)
+        return addresses
+
+    def http_connector(self, limit: int) -> aiohttp.TCPConnector:
+        """A pool of HTTP connections, `limit` at the most, whose sockets are made for checked addresses only."""
+        return aiohttp.TCPConnector(socket_factory=self._socket, limit=limit, ttl_dns_cache=10, keepalive_timeout=60)
+
+    def _socket(self, info: AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, address = info
+        self.check_address(str(address[0]), int(address[1]))
+        return socket.socket(family=family, type=kind, proto=protocol)
