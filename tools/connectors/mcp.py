@@ -17,7 +17,7 @@ import orjson
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 
 from tools.connectors.base import Connector, ConnectorError, Context, Offer, Options, Result, Source, Spec
-from tools.connectors.limits import MAX_RESULT_BYTES, read_capped
+from tools.connectors.limits import events, read_capped
 from tools.egress import Egress, EgressDenied
 
 MODERN, LEGACY = "2026-07-28", ("2025-11-25", "2025-06-18", "2025-03-26")
@@ -123,14 +123,11 @@ class McpConnector(Connector):
     async def call(self, spec: Spec, arguments: dict[str, Any], context: Context) -> Result:
         """tools/call."""
         assert isinstance(spec, McpTool)  # noqa: S101 - narrows the type
-        if self._modern is None:
-            await self._open(context.deadline_seconds)
-        extra = {"Mcp-Name": header_value(spec.name), **_mirrored(spec, arguments)} if self._modern else {}
         params: dict[str, Any] = {"name": spec.name, "arguments": arguments}
         if context.traceparent:
             params["_meta"] = {"traceparent": context.traceparent}
         try:
-            result = await self._request("tools/call", params, context.deadline_seconds, extra)
+            result = await self._call(spec, params, context.deadline_seconds)
         except _RpcError as error:
             raise ConnectorError("upstream_refused", f"The upstream refused the call: {error.message}") from error
         if result.get("resultType", "complete") != "complete":
@@ -138,6 +135,12 @@ class McpConnector(Connector):
         if not isinstance(result.get("content"), list):
             raise ConnectorError("bad_upstream_answer", "The upstream's answer has no content.")
         return Result(result, result.get("isError") is True)
+
+    async def _call(self, spec: McpTool, params: dict[str, Any], seconds: float) -> dict[str, Any]:
+        if self._modern is None:
+            await self._open(seconds)
+        extra = {"Mcp-Name": header_value(spec.name), **_mirrored(spec, params["arguments"])} if self._modern else {}
+        return await self._request("tools/call", params, seconds, extra)
 
     async def close(self) -> None:
         """Close the pool; a legacy session is ended as a courtesy."""
@@ -270,21 +273,12 @@ class McpConnector(Connector):
 
     async def _from_stream(self, response: aiohttp.ClientResponse, identifier: int | None) -> dict[str, Any]:
         """The answer with this id out of an event stream (HTML standard, "Server-sent events")."""
-        size, data = 0, []
-        async for raw in response.content:
-            size += len(raw)
-            if size > MAX_RESULT_BYTES:
-                raise ConnectorError("result_too_large", "The upstream's answer is larger than the limit.")
-            line = raw.rstrip(b"\r\n")
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
-            elif not line and data:
-                message = _parsed(b"\n".join(data))
-                data = []
-                if message and message.get("id") == identifier and "method" not in message:
-                    return message
-                if message and "method" in message and "id" in message:
-                    await self._decline(message)
+        async for data in events(response):
+            message = _parsed(data)
+            if message and message.get("id") == identifier and "method" not in message:
+                return message
+            if message and "method" in message and "id" in message:
+                await self._decline(message)
         raise ConnectorError("bad_upstream_answer", "The upstream's stream ended without an answer.")
 
     async def _decline(self, request: dict[str, Any]) -> None:
