@@ -1,0 +1,262 @@
+"""How REST knows its callers, what it lets them do, how it pages, and how it says no. The only home of these words."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from django.core import signing
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import InterfaceError, OperationalError
+from django.db.models.deletion import ProtectedError, RestrictedError
+from django.http import Http404, HttpRequest, JsonResponse
+from rest_framework import exceptions, status
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.authentication import SessionAuthentication as DjangoSessionAuthentication
+from rest_framework.pagination import Cursor, CursorPagination
+from rest_framework.permissions import SAFE_METHODS, DjangoModelPermissions
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import as_serializer_error
+from rest_framework.utils.urls import replace_query_param
+
+from access import tokens
+from access.models import Scope, User
+from audit.caller import REQUEST_ID
+
+logger = logging.getLogger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+ALL_SCOPES = frozenset(Scope.values)
+
+
+# --- Who -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a bearer token allows. `label` names it in records; a JWT of a login allows everything its user may."""
+
+    label: str
+    scopes: frozenset[str] = field(default=ALL_SCOPES)
+    toolset_id: Any = None
+
+
+class BearerAuthentication(BaseAuthentication):
+    """`Authorization: Bearer` with an API token (`mcps_…`) or a JWT. A bad one is refused, never taken as anonymous."""
+
+    def authenticate(self, request: Request) -> tuple[User, Credential] | None:
+        """The user and the credential, or None when the request carries no bearer token."""
+        scheme, _, raw = get_authorization_header(request).strip().partition(b" ")
+        if scheme.lower() != b"bearer":
+            return None
+        found = _known(raw.strip().decode("latin-1"))
+        if found is None:
+            raise exceptions.AuthenticationFailed("The token is not valid.", code="invalid_token")
+        return found
+
+    def authenticate_header(self, request: Request) -> str:
+        """The challenge of a 401 (RFC 6750, section 3)."""
+        return 'Bearer realm="mcpsite"'
+
+
+def _known(raw: str) -> tuple[User, Credential] | None:
+    if raw.startswith(tokens.PREFIX):
+        token = tokens.find(raw)
+        if token is None:
+            return None
+        return token.user, Credential(token.prefix, frozenset(token.scopes), token.toolset_id)
+    try:
+        claims = tokens.claims_of(raw)
+        return tokens.user_of(claims), Credential(claims.session)
+    except tokens.InvalidToken:
+        return None
+
+
+class SessionAuthentication(DjangoSessionAuthentication):
+    """The admin's session, for the API pages in a browser; CSRF tokens are checked."""
+
+
+# --- What ------------------------------------------------------------------------------------------------------------
+
+
+def require_scope(request: Request, scope: str) -> None:
+    """Refuse a token that was not made for this use; 403 `insufficient_scope`."""
+    credential = request.auth
+    if isinstance(credential, Credential) and scope not in credential.scopes:
+        raise exceptions.PermissionDenied(f"This token lacks the scope “{scope}”.", code="insufficient_scope")
+
+
+class ModelPermissions(DjangoModelPermissions):
+    """The caller's Django permissions (view, add, change, delete), and the scopes of the token.
+
+    A view may name other permissions for its actions (`action_permissions`) and another scope (`required_scope`). A
+    token that is narrowed to a toolset reaches only views that say they keep to it (`keeps_to_toolset`).
+    """
+
+    perms_map = {
+        **DjangoModelPermissions.perms_map,
+        "GET": ["%(app_label)s.view_%(model_name)s"],
+        "HEAD": ["%(app_label)s.view_%(model_name)s"],
+    }
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        """Whether the request may go on; raises PermissionDenied where there is more to say than no."""
+        if not request.user.is_authenticated:
+            return False
+        default = Scope.READ if request.method in SAFE_METHODS else Scope.WRITE
+        require_scope(request, getattr(view, "required_scope", default))
+        if getattr(request.auth, "toolset_id", None) is not None and not getattr(view, "keeps_to_toolset", False):
+            raise exceptions.PermissionDenied("This token is narrowed to a toolset.", code="insufficient_scope")
+        named = getattr(view, "action_permissions", {}).get(getattr(view, "action", None))
+        return bool(request.user.has_perm(named)) if named else super().has_permission(request, view)
+
+
+# --- Pages -----------------------------------------------------------------------------------------------------------
+
+
+class CursorPages(CursorPagination):
+    """Pages by cursor: no counting, no offsets. `limit` is 1 to 500; a cursor is signed for its user and its path."""
+
+    page_size = 100
+    max_page_size = 500
+    page_size_query_param = "limit"
+    ordering = "pk"
+
+    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
+        """One page of the queryset. Raises ValidationError for a limit that is no number."""
+        self._signer = signing.Signer(salt=f"{request.path}|{request.user.pk}")
+        return super().paginate_queryset(queryset, request, view)
+
+    def get_ordering(self, request: Request, queryset: Any, view: Any) -> tuple[str, ...]:
+        """The view's ordering, by a column that is unique."""
+        return tuple(getattr(view, "ordering", ("pk",)))
+
+    def get_page_size(self, request: Request) -> int:
+        """`limit` within its bounds; more than the most gives the most."""
+        given = request.query_params.get("limit", str(type(self).page_size))
+        if not (given.isascii() and given.isdecimal() and int(given[:9]) >= 1):
+            raise exceptions.ValidationError({"limit": ["Give a whole number from 1 to 500."]})
+        return min(int(given[:9]), self.max_page_size)
+
+    def decode_cursor(self, request: Request) -> Cursor | None:
+        """The cursor of the request; raises NotFound for one that was not given to this user at this path."""
+        encoded = request.query_params.get(self.cursor_query_param)
+        if encoded is None:
+            return None
+        try:
+            offset, reverse, position = self._signer.unsign_object(encoded)
+        except (signing.BadSignature, ValueError, TypeError) as error:
+            raise exceptions.NotFound("This cursor does not belong here.", code="invalid_cursor") from error
+        return Cursor(offset=offset, reverse=reverse, position=position)
+
+    def encode_cursor(self, cursor: Cursor) -> str:
+        """The URL of the page that the cursor points at."""
+        encoded = self._signer.sign_object([cursor.offset, cursor.reverse, cursor.position])
+        return replace_query_param(str(self.base_url), self.cursor_query_param, encoded)
+
+
+# --- No --------------------------------------------------------------------------------------------------------------
+
+
+class ProblemResponse(Response):
+    """An RFC 9457 answer; a browser gets the same content in DRF's page."""
+
+    @property
+    def rendered_content(self) -> Any:
+        """The body; it calls itself a problem where it is JSON."""
+        if self.accepted_renderer.format == "json":
+            self.content_type = PROBLEM_TYPE
+        return super().rendered_content
+
+
+def problem_body(code: str, http_status: int, detail: str, request_id: str | None) -> dict[str, Any]:
+    """The members that every problem has (RFC 9457, section 3.1); `code` is stable, `detail` is for people."""
+    return {
+        "type": f"urn:mcpsite:problem:{code}",
+        "title": HTTPStatus(http_status).phrase,
+        "status": http_status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+    }
+
+
+def problem_page(request: HttpRequest, http_status: int, code: str, detail: str) -> JsonResponse:
+    """The same answer for what fails outside of DRF."""
+    body = problem_body(code, http_status, detail, request.META.get(REQUEST_ID))
+    return JsonResponse(body, status=http_status, content_type=PROBLEM_TYPE)
+
+
+def problem(exc: Exception, context: Mapping[str, Any]) -> Response | None:
+    """DRF's exception handler: refusals and failures that have a name, as problems. None leaves it to the 500 page."""
+    known = _api_exception(exc)
+    if known is None:
+        return None
+    headers = {}
+    if challenge := getattr(known, "auth_header", None):
+        headers["WWW-Authenticate"] = challenge
+    if wait := getattr(known, "wait", None):
+        headers["Retry-After"] = str(math.ceil(wait))
+    request_id = context["request"].META.get(REQUEST_ID)
+    if isinstance(known, exceptions.ValidationError):
+        body = problem_body("invalid", known.status_code, "Some fields are not valid.", request_id)
+        body["errors"] = _field_errors(known.get_full_details())
+    else:
+        codes = known.get_codes()
+        code = codes if isinstance(codes, str) else known.default_code
+        body = problem_body(code, known.status_code, str(known.detail), request_id)
+    return ProblemResponse(body, status=known.status_code, headers=headers)
+
+
+class Unavailable(exceptions.APIException):
+    """Something that this request needs does not answer."""
+
+    status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+    default_code = "unavailable"
+    default_detail = "The site cannot answer at this moment."
+    wait = 1
+
+
+class Conflict(exceptions.APIException):
+    """The request is sound, but not in the present state."""
+
+    status_code = status.HTTP_409_CONFLICT
+    default_code = "conflict"
+    default_detail = "Something else depends on it."
+
+
+def _api_exception(exc: Exception) -> exceptions.APIException | None:
+    match exc:
+        case exceptions.APIException():
+            return exc
+        case Http404():
+            return exceptions.NotFound()
+        case PermissionDenied():
+            return exceptions.PermissionDenied(str(exc) or None)
+        case ValidationError():
+            return exceptions.ValidationError(as_serializer_error(exc))
+        case ProtectedError() | RestrictedError():
+            return Conflict("Something else depends on it.", code="in_use")
+        case OperationalError() | InterfaceError():
+            logger.error("the database does not answer: %s", exc)
+            return Unavailable("The database does not answer.", code="database_unavailable")
+    return None
+
+
+def _field_errors(details: Any, prefix: str = "") -> dict[str, list[dict[str, str]]]:
+    """Field (nested ones with dots) → its errors; what concerns the whole is under `non_field_errors`."""
+    if isinstance(details, Mapping) and "message" not in details:
+        found: dict[str, list[dict[str, str]]] = {}
+        for name, inner in details.items():
+            found.update(_field_errors(inner, f"{prefix}.{name}" if prefix else str(name)))
+        return found
+    errors = details if isinstance(details, Sequence) and not isinstance(details, str) else [details]
+    if any(isinstance(error, Mapping) and "message" not in error for error in errors):
+        return _field_errors({str(place): error for place, error in enumerate(errors) if error}, prefix)
+    named = [{"code": str(error["code"]), "detail": str(error["message"])} for error in errors]
+    return {prefix or "non_field_errors": named}
