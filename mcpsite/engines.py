@@ -337,6 +337,14 @@ class Valkey:
 
     data: DataDir
 
+    def prepare(self) -> None:
+        """Wait for a server whose parent was killed to end; raises EngineError."""
+        deadline = time.monotonic() + _LEFTOVER_SECONDS
+        while self.answers():
+            if time.monotonic() > deadline:
+                raise EngineError(f"Valkey still runs in {self.data.path}: stop it first.")
+            time.sleep(0.02)
+
     def program(self, order: int) -> Program:
         """The server, ready when it has loaded its data. Its password is in a private file, not in its arguments."""
         folder = self.data.path / "valkey"

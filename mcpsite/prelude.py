@@ -1,25 +1,56 @@
-"""What `manage.py up` needs before Django reads its settings: a data directory with its secrets in it."""
+"""What `manage.py up` needs before Django reads its settings: its data directory, and the options that are settings."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
+import time
+from pathlib import Path
+
+from dotenv import load_dotenv
 
 from mcpsite import env
-from mcpsite.datadir import DataDir, default_path
+from mcpsite.datadir import DataDir
+
+LOCAL_HOSTS = ("127.0.0.1", "0.0.0.0", "localhost", "::", "::1")  # noqa: S104
+STARTED = time.monotonic()
+DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 
 
 def prepare_up(arguments: list[str]) -> None:
-    """Choose the data directory from `--data` or MCPSITE_DATA and create it with its secrets, unless only help is asked."""
-    parser = argparse.ArgumentParser(add_help=False)
+    """Give the settings what `up` was told, and make its data directory with its secrets, unless only help is asked."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data")
+    parser.add_argument("--host", default=DEFAULT_HOST)
+    parser.add_argument("--port", default=DEFAULT_PORT)
+    parser.add_argument("--workers")
     known, rest = parser.parse_known_args(arguments)
     if {"-h", "--help", "--version"} & set(rest):
         return
+    env.load_file(Path(__file__).resolve().parent.parent / ".env")
     if known.data:
         env.set_data_dir(known.data)
-    path = DataDir(env.data_dir())
+    _create(DataDir(env.data_dir()))
+    if not env.is_set("PUBLIC_URL"):
+        _set("PUBLIC_URL", local_url(known.host, known.port))
+    if known.workers:
+        _set("WEB_WORKERS", known.workers)
+
+
+def local_url(host: str, port: int | str) -> str:
+    """The URL at which this machine reaches a server that listens on `host:port`."""
+    if host in LOCAL_HOSTS:
+        host = "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _set(name: str, value: str) -> None:
+    load_dotenv(stream=io.StringIO(f"{name}='{value}'\n"), override=True)
+
+
+def _create(data: DataDir) -> None:
     try:
-        path.create()
+        data.create()
     except OSError as error:
-        sys.exit(f"The data directory {path.path} cannot be used: {error}. Name another one with --data DIR.")
+        sys.exit(f"The data directory {data.path} cannot be used: {error}. Name another one with --data DIR.")

@@ -140,7 +140,8 @@ class Supervisor:
         wake.setblocking(False)
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
         before_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        wanted = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
+        before = {number: signal.signal(number, self._on_signal) for number in wanted}
         self._awake = awake
         try:
             yield

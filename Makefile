@@ -1,0 +1,58 @@
+# Two commands matter: `make run` and `make test`. Options go through ARGS: make run ARGS="--port 9000 --no-demo"
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
+PIP_COMPILE := $(BIN)/python -m piptools compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
+	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+ARGS ?=
+
+.PHONY: run test check lock bench clean
+
+# Everything, as one process tree, from a bare machine. exec: Ctrl-C reaches it once, and so does make's SIGTERM.
+run: .venv/.installed
+	@exec $(BIN)/python manage.py up $(ARGS)
+
+test: .venv/.installed-dev
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+# What `check --deploy` looks at: the settings of an installation behind HTTPS. The secrets are of no use to anyone.
+PRODUCTION := env -u MCPSITE_DATA \
+	PUBLIC_URL=https://mcp.example.com \
+	SECRET_KEY=not-a-secret-but-long-enough-0123456789-abcdefghijklmnopqrstuvwxyz-ABCDEFG \
+	ENCRYPTION_KEYS=k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8= \
+	DATABASE_URL=postgresql://site:none@127.0.0.1:5432/mcpsite \
+	DATABASE_OWNER_URL=postgresql://owner:none@127.0.0.1:5432/mcpsite \
+	REDIS_URL=redis://127.0.0.1:6379/0
+
+check: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(PRODUCTION) $(BIN)/mypy .
+	$(PRODUCTION) $(BIN)/python -W ignore:Got:RuntimeWarning manage.py makemigrations --check --dry-run
+	$(PRODUCTION) $(BIN)/python manage.py check --deploy --fail-level WARNING
+	$(BIN)/python -m pytest -q mcpsite/tests/test_layers.py mcpsite/tests/test_docs.py
+
+lock: .venv/.installed-dev
+	$(PIP_COMPILE) --output-file=requirements.lock requirements.txt
+	$(PIP_COMPILE) --output-file=requirements-dev.lock requirements-dev.txt
+
+bench: .venv/.installed
+	@exec $(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache staticfiles
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed: apt install python3 python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed.")'
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: requirements.lock | $(BIN)/python
+	$(PIP) --requirement requirements.lock
+	@touch $@
+
+.venv/.installed-dev: requirements-dev.lock .venv/.installed | $(BIN)/python
+	$(PIP) --requirement requirements-dev.lock
+	@touch $@

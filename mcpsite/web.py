@@ -1,0 +1,84 @@
+"""One web worker. Whoever starts it binds the socket, so that waiting connections survive a worker's death."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import socket
+
+BACKLOG = 2048
+GRACEFUL_SECONDS = 20
+
+
+class CannotListen(Exception):
+    """The address cannot be bound; the text is a sentence for people."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket on `host:port`; raises CannotListen."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = f"Port {port} on {host} is in use: stop what listens there, or choose another one with --port."
+        else:
+            reason = f"Cannot listen on {host}:{port}: {error.strerror or error}."
+        raise CannotListen(reason) from error
+
+
+def serve(listener: socket.socket) -> None:
+    """Answer requests until SIGTERM; then finish those under way."""
+    import uvicorn  # whoever only binds the socket does without it
+
+    config = uvicorn.Config(
+        "mcpsite.asgi:application",
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        interface="asgi3",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=GRACEFUL_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def wait_at(gate: int) -> None:
+    """Import the site meanwhile, and return when the other end of the pipe `gate` is closed."""
+    import mcpsite.asgi  # noqa: F401
+
+    os.read(gate, 1)
+    os.close(gate)
+
+
+def main() -> None:
+    """Serve on an inherited listening socket, or on an address of our own."""
+    parser = argparse.ArgumentParser(prog="python -m mcpsite.web", description="One web worker of the site.")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--fd", type=int, help="file descriptor of a listening socket")
+    where.add_argument("--port", type=int, help="port to listen on")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on, with --port")
+    parser.add_argument(
+        "--gate", type=int, help="file descriptor of a pipe: import the site, then wait for its other end"
+    )
+    options = parser.parse_args()
+    if options.gate is not None:
+        wait_at(options.gate)
+    if options.fd is not None:
+        serve(socket.socket(fileno=options.fd))
+        return
+    try:
+        serve(listen(options.host, options.port))
+    except CannotListen as error:
+        parser.exit(1, f"{error}\n")
+
+
+if __name__ == "__main__":
+    main()
