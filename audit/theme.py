@@ -1,4 +1,4 @@
-"""Unfold, as the type checker can follow it: it has no types of its own, and its classes are Django's with another look."""
+"""Unfold as the type checker can follow it: without types of its own, its classes are Django's with another look."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from django.utils.safestring import SafeString
 if TYPE_CHECKING:
     from django.contrib.admin import ModelAdmin, TabularInline
     from django.contrib.admin.views.main import ChangeList as BaseChangeList
+    from django.core.paginator import Paginator
 
     BaseAdmin = ModelAdmin[Any]
     BaseTabularInline = TabularInline[Any, Any]
+    BasePaginator = Paginator[Any]
     F = TypeVar("F", bound=Callable[..., Any])
 
     def action(
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     ) -> Callable[[F], F]:
         """A column of a list or a line of a page."""
 else:
+    from django.core.paginator import Paginator as BasePaginator
     from unfold.admin import ModelAdmin as BaseAdmin
     from unfold.admin import TabularInline as BaseTabularInline
     from unfold.decorators import action, display
@@ -71,4 +74,14 @@ def mono(text: str) -> SafeString:
     return format_html('<span class="break-all font-mono text-xs">{}</span>', text)
 
 
-__all__ = ["BaseAdmin", "BaseChangeList", "BaseTabularInline", "action", "badge", "code_block", "display", "mono"]
+__all__ = [
+    "BaseAdmin",
+    "BaseChangeList",
+    "BasePaginator",
+    "BaseTabularInline",
+    "action",
+    "badge",
+    "code_block",
+    "display",
+    "mono",
+]
