@@ -112,7 +112,7 @@ class Installation:
         with self._progress.step("Migrations"), self._supervisor.interruptible():
             call_command("migrate", verbosity=0, interactive=False)
         os.close(opener)
-        self._supervisor.start(_manage("worker", _WORKER, "procrastinate", "worker"))
+        self._supervisor.start(_python("worker", _WORKER, "manage.py", "procrastinate", "worker"))
         access = self._fill(upstream)
         self._wait_for_site()
         call = self._make_first_call(access)
@@ -183,7 +183,7 @@ class Installation:
                 return load_demo(upstream, self._data.path).tokens
 
     def _wait_for_site(self) -> None:
-        with self._progress.step(f"{self._options.workers} web workers"):
+        with self._progress.step(_counted(self._options.workers, "web worker")):
             self._supervisor.wait_until(
                 lambda: _answers(self._local_url, "/readyz"), "the site to be ready", _SITE_SECONDS
             )
@@ -219,19 +219,18 @@ class Installation:
 
 
 def _module(name: str, order: int, module: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Program:
-    seconds = GRACEFUL_SECONDS + 5.0
+    return _python(name, order, "-m", module, *arguments, pass_fds=pass_fds)
+
+
+def _python(name: str, order: int, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Program:
     return Program(
         name=name,
         order=order,
-        command=(sys.executable, "-m", module, *arguments),
+        command=(sys.executable, *arguments),
+        directory=settings.BASE_DIR,
         pass_fds=pass_fds,
-        stop_seconds=seconds,
+        stop_seconds=GRACEFUL_SECONDS + 5.0,
     )
-
-
-def _manage(name: str, order: int, *arguments: str) -> Program:
-    script = str(settings.BASE_DIR / "manage.py")
-    return Program(name=name, order=order, command=(sys.executable, script, *arguments), stop_seconds=GRACEFUL_SECONDS)
 
 
 def _demo_listener(file: Path) -> socket:
@@ -242,6 +241,10 @@ def _demo_listener(file: Path) -> socket:
         listener = listen("127.0.0.1", 0)
         write_private(file, str(listener.getsockname()[1]))
         return listener
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _answers(url: str, path: str, host: str | None = None) -> bool:

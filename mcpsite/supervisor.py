@@ -50,6 +50,7 @@ class Program:
     order: int
     ready: Callable[[], bool] | None = None
     environment: Mapping[str, str] | None = None
+    directory: Path | None = None
     user: int | None = None
     group: int | None = None
     log: Path | None = None
@@ -80,6 +81,7 @@ def spawn(
     return subprocess.Popen(
         program.command,
         env=program.environment,
+        cwd=program.directory,
         stdin=stdin,
         stdout=stdout,
         stderr=subprocess.STDOUT if program.log else None,
