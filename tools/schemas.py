@@ -18,10 +18,6 @@ class SchemaRefused(ValueError):
     """The schema cannot be used; the message says why."""
 
 
-def _refuse(uri: str) -> Any:
-    raise ValueError(f"{uri} is not fetched: put the definition into $defs")
-
-
 def _vet(schema: Any) -> None:
     stack, nodes = [(schema, 1)], 0
     while stack:
@@ -41,7 +37,6 @@ def compile_schema(schema: Any) -> jsonschema_rs.Validator:
     try:
         return jsonschema_rs.validator_for(
             schema,
-            retriever=_refuse,
             offline=True,
             validate_formats=True,
             pattern_options=jsonschema_rs.RegexOptions(),

@@ -19,6 +19,7 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator
 from tools.connectors.base import Connector, ConnectorError, Context, Offer, Options, Result, Source, Spec
 from tools.connectors.limits import events, read_capped
 from tools.egress import Egress, EgressDenied
+from tools.mirrored import mirrored, value_at
 
 MODERN, LEGACY = "2026-07-28", ("2025-11-25", "2025-06-18", "2025-03-26")
 _META = "io.modelcontextprotocol/"
@@ -319,30 +320,15 @@ def _offer(definition: dict[str, Any]) -> Offer:
     hints = hints if isinstance(hints, dict) else {}
     effect = "read" if hints.get("readOnlyHint") is True else "destructive" if hints.get("destructiveHint") is True else None
     spec: dict[str, Any] = {"name": definition["name"]}
-    if headers := mirrored_headers(definition.get("inputSchema")):
+    if headers := {".".join(path): name for path, name in mirrored(definition.get("inputSchema")).items()}:
         spec["headers"] = headers
     return Offer(definition["name"], definition, spec, effect)
-
-
-def mirrored_headers(schema: object, path: str = "") -> dict[str, str]:
-    """Dotted path → header name of every `x-mcp-header` that is reached through `properties` alone."""
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    found: dict[str, str] = {}
-    for name, sub in properties.items() if isinstance(properties, dict) else ():
-        if not isinstance(sub, dict):
-            continue
-        if isinstance(header := sub.get("x-mcp-header"), str):
-            found[f"{path}{name}"] = header
-        found |= mirrored_headers(sub, f"{path}{name}.")
-    return found
 
 
 def _mirrored(spec: McpTool, arguments: dict[str, Any]) -> dict[str, str]:
     headers: dict[str, str] = {}
     for path, header in spec.headers.items():
-        value: Any = arguments
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
+        value = value_at(arguments, tuple(path.split(".")))
         if isinstance(value, bool):
             headers[f"Mcp-Param-{header}"] = "true" if value else "false"
         elif isinstance(value, (str, int, float)):

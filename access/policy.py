@@ -1,0 +1,54 @@
+"""Every yes and no about calls, over one snapshot."""
+
+from __future__ import annotations
+
+import time
+
+from access.models import Scope
+from access.snapshot import Principal, Snapshot, ToolEntry
+from access.tokens import PREFIX, InvalidToken, claims_of, digest_of
+
+_MOST_SESSIONS = 10_000
+_ALL_SCOPES = frozenset(Scope.values)
+
+
+def principal_of(snapshot: Snapshot, raw: str) -> Principal:
+    """Who a bearer token stands for. Raises InvalidToken."""
+    principal = snapshot.tokens.get(digest_of(raw)) if raw.startswith(PREFIX) else _session(snapshot, raw)
+    if principal is None or (principal.expires is not None and principal.expires <= time.time()):
+        raise InvalidToken
+    return principal
+
+
+def _session(snapshot: Snapshot, raw: str) -> Principal:
+    if (known := snapshot.sessions.get(raw)) is not None:
+        return known
+    claims = claims_of(raw)
+    member = snapshot.members.get(claims.user_id)
+    if member is None or member.generation != claims.generation or claims.session in snapshot.ended_sessions:
+        raise InvalidToken
+    principal = Principal.of(member, f"session {claims.session[:8]}", _ALL_SCOPES, expires=claims.expires)
+    if len(snapshot.sessions) >= _MOST_SESSIONS:
+        snapshot.sessions.clear()
+    snapshot.sessions[raw] = principal
+    return principal
+
+
+def find(snapshot: Snapshot, principal: Principal, name: str, toolset: str | None) -> tuple[ToolEntry, int] | None:
+    """The tool and the principal's budget for it in calls per minute; None when it must look as if it did not exist."""
+    if Scope.TOOLS not in principal.scopes or not _within(snapshot, principal, name, toolset):
+        return None
+    budget = max((snapshot.grants.get(role, {}).get(name, 0) for role in principal.roles), default=0)
+    return (snapshot.tools[name], budget) if budget else None
+
+
+def _within(snapshot: Snapshot, principal: Principal, name: str, toolset: str | None) -> bool:
+    return all(
+        chosen is None or name in snapshot.toolsets.get(chosen, frozenset()) for chosen in (toolset, principal.toolset)
+    )
+
+
+def visible(snapshot: Snapshot, principal: Principal, toolset: str | None) -> list[ToolEntry]:
+    """The tools that `find` would give, by name."""
+    names = {name for role in principal.roles for name in snapshot.grants.get(role, {})}
+    return [snapshot.tools[name] for name in sorted(names) if find(snapshot, principal, name, toolset)]

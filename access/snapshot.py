@@ -1,0 +1,247 @@
+"""Everything that decides calls, compiled into one immutable object with a version.
+
+The call path asks only this object: no query, no lock. What it holds is indexed so that a decision costs the same with ten
+tools, grants and tokens as with ten thousand. `load` builds one from the database; what has not changed is taken over from
+the one before.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import jsonschema_rs
+import orjson
+from django.conf import settings
+from django.db import connection, transaction
+
+from access.models import ApiToken, Grant, PolicyVersion, RevokedSession, Role, User
+from tools.connectors.base import Source, Spec
+from tools.connectors.registry import connector_class, source_of
+from tools.egress import Rule
+from tools.mirrored import mirrored
+from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion
+from tools.schemas import compile_schema
+
+logger = logging.getLogger("access.snapshot")
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEntry:
+    """A tool that can be called, with what a call needs at hand."""
+
+    id: uuid.UUID
+    name: str
+    source: SourceEntry
+    effect: str
+    version_id: int
+    fingerprint: bytes
+    spec: Spec
+    definition: bytes
+    title: str
+    validator: jsonschema_rs.Validator
+    headers: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """A data source with the state it was read in; `mark` changes when a new connection is needed."""
+
+    kind: str
+    source: Source
+    mark: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An active user."""
+
+    id: int
+    username: str
+    generation: int
+    roles: tuple[int, ...]
+    role_names: str
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls: a user through one of its tokens. `scopes` and `toolset` narrow what the roles allow."""
+
+    user_id: int
+    username: str
+    roles: tuple[int, ...]
+    role_names: str
+    token: str
+    scopes: frozenset[str]
+    toolset: str | None = None
+    on_behalf_of: str | None = None
+    expires: float | None = None
+    token_id: uuid.UUID | None = None
+
+    @classmethod
+    def of(cls, member: Member, token: str, scopes: frozenset[str], **more: Any) -> Principal:
+        """The member as a caller; `more` are the remaining fields."""
+        return cls(member.id, member.username, member.roles, member.role_names, token, scopes, **more)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One version of the policy. `lists` and `sessions` are caches that live and die with it."""
+
+    version: int
+    tools: Mapping[str, ToolEntry]
+    sources: Mapping[uuid.UUID, SourceEntry]
+    toolsets: Mapping[str, frozenset[str]]
+    # role → tool name → calls per minute
+    grants: Mapping[int, Mapping[str, int]]
+    members: Mapping[int, Member]
+    tokens: Mapping[str, Principal]
+    ended_sessions: frozenset[str]
+    rules: tuple[Rule, ...]
+    lists: dict[object, Any] = field(default_factory=dict)
+    sessions: dict[str, Principal] = field(default_factory=dict)
+
+
+
+def load(before: Snapshot | None = None) -> Snapshot:
+    """Read the whole policy in one consistent view. Blocking: for a thread. Raises django.db.Error."""
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        return _load(before)
+
+
+def _load(before: Snapshot | None) -> Snapshot:
+    version = PolicyVersion.objects.values_list("version", flat=True).get()
+    sources = _sources(before)
+    tools = _tools(sources, before)
+    names = {tool.id: name for name, tool in tools.items()}
+    toolsets = _toolsets(names)
+    members = _members()
+    return Snapshot(
+        version=version,
+        tools=tools,
+        sources=sources,
+        toolsets={name: frozenset(chosen) for name, chosen in toolsets.values()},
+        grants=_grants(names, toolsets),
+        members=members,
+        tokens=_tokens(members),
+        ended_sessions=frozenset(RevokedSession.objects.values_list("sid", flat=True)),
+        rules=tuple(Rule.parse(*rule) for rule in EgressRule.objects.values_list("network", "port")),
+    )
+
+
+def _sources(before: Snapshot | None) -> dict[uuid.UUID, SourceEntry]:
+    found = {}
+    for row in DataSource.objects.filter(enabled=True):
+        mark = f"{row.kind}|{row.name}|{row.timeout_seconds}|{row.options!r}|{row.__dict__['secrets']!s}|{row.updated_at}"
+        known = before.sources.get(row.pk) if before else None
+        if known is not None and known.mark == mark:
+            found[row.pk] = known
+            continue
+        try:
+            found[row.pk] = SourceEntry(row.kind, source_of(row), mark)
+        except Exception as error:  # noqa: BLE001 - one broken source must not take the others with it
+            logger.error("the data source %s cannot be used: %s: %s", row.name, type(error).__name__, error)
+    return found
+
+
+def _tools(sources: Mapping[uuid.UUID, SourceEntry], before: Snapshot | None) -> dict[str, ToolEntry]:
+    rows = Tool.objects.filter(enabled=True, current__isnull=False, source_id__in=sources)
+    found: dict[str, ToolEntry] = {}
+    fresh: list[tuple[uuid.UUID, str, uuid.UUID, str, int]] = []
+    for row in rows.values_list("id", "name", "source_id", "effect", "current_id"):
+        known = before.tools.get(row[1]) if before else None
+        if known and known.id == row[0] and known.effect == row[3] and known.version_id == row[4] and (
+            known.source is sources[row[2]]
+        ):
+            found[row[1]] = known
+        else:
+            fresh.append(row)
+    versions = ToolVersion.objects.filter(pk__in=[row[4] for row in fresh]).in_bulk()
+    for identifier, name, source_id, effect, version_id in fresh:
+        try:
+            found[name] = _compiled(identifier, name, sources[source_id], effect, versions[version_id])
+        except Exception as error:  # noqa: BLE001 - one broken tool must not take the others with it
+            logger.error("the tool %s cannot be used: %s: %s", name, type(error).__name__, error)
+    return dict(sorted(found.items()))
+
+
+def _compiled(
+    identifier: uuid.UUID, name: str, source: SourceEntry, effect: str, version: ToolVersion
+) -> ToolEntry:
+    definition = orjson.loads(version.definition)
+    spec = connector_class(source.kind).ToolSpec.model_validate(version.spec)
+    return ToolEntry(
+        id=identifier,
+        name=name,
+        source=source,
+        effect=effect,
+        version_id=version.pk,
+        fingerprint=bytes.fromhex(version.fingerprint),
+        spec=spec,
+        definition=version.definition.encode(),
+        title=str(definition.get("title") or name),
+        validator=compile_schema(definition["inputSchema"]),
+        headers={f"mcp-param-{header.lower()}": path for path, header in mirrored(definition["inputSchema"]).items()},
+    )
+
+
+def _toolsets(names: Mapping[uuid.UUID, str]) -> dict[uuid.UUID, tuple[str, set[str]]]:
+    found: dict[uuid.UUID, tuple[str, set[str]]] = {pk: (name, set()) for pk, name in Toolset.objects.values_list("pk", "name")}
+    for toolset_id, tool_id in Toolset.tools.through.objects.values_list("toolset_id", "tool_id"):
+        if tool_id in names:
+            found[toolset_id][1].add(names[tool_id])
+    return found
+
+
+def _grants(
+    names: Mapping[uuid.UUID, str], toolsets: Mapping[uuid.UUID, tuple[str, set[str]]]
+) -> dict[int, dict[str, int]]:
+    tagged: dict[str, list[str]] = {}
+    for pk, tags in Tool.objects.filter(pk__in=names).values_list("pk", "tags"):
+        for tag in tags:
+            tagged.setdefault(tag, []).append(names[pk])
+    grants: dict[int, dict[str, int]] = {}
+    rows = Grant.objects.values_list("role_id", "toolset_id", "tool_id", "tag", "calls_per_minute")
+    for role_id, toolset_id, tool_id, tag, budget in rows:
+        allowed = grants.setdefault(role_id, {})
+        targets = toolsets[toolset_id][1] if toolset_id else [names[tool_id]] if tool_id in names else tagged.get(tag, ())
+        for name in targets:
+            allowed[name] = max(allowed.get(name, 0), budget or settings.CALLS_PER_MINUTE)
+    return grants
+
+
+def _members() -> dict[int, Member]:
+    role_names = dict(Role.objects.values_list("pk", "name"))
+    roles: dict[int, list[int]] = {}
+    for user_id, group_id in User.groups.through.objects.values_list("user_id", "group_id"):
+        if group_id in role_names:
+            roles.setdefault(user_id, []).append(group_id)
+    found = {}
+    for pk, username, generation in User.objects.filter(is_active=True).values_list("pk", "username", "generation"):
+        mine = tuple(sorted(roles.get(pk, ())))
+        found[pk] = Member(pk, username, generation, mine, ",".join(sorted(role_names[role] for role in mine)))
+    return found
+
+
+def _tokens(members: Mapping[int, Member]) -> dict[str, Principal]:
+    rows = ApiToken.objects.filter(revoked_at=None).values_list(
+        "pk", "digest", "prefix", "user_id", "scopes", "toolset__name", "expires_at"
+    )
+    found = {}
+    for pk, digest, prefix, user_id, scopes, toolset, expires_at in rows:
+        if (member := members.get(user_id)) and not _past(expires_at):
+            expires = expires_at.timestamp() if expires_at else None
+            narrowed = {"toolset": toolset, "expires": expires, "token_id": pk}
+            found[digest] = Principal.of(member, prefix, frozenset(scopes), **narrowed)
+    return found
+
+
+def _past(moment: datetime | None) -> bool:
+    return moment is not None and moment.timestamp() <= time.time()

@@ -1,0 +1,90 @@
+"""Keeps this process's snapshot of the policy current: PostgreSQL notifies, and a slow poll is the belt."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import psycopg
+from django.db import DatabaseError, close_old_connections
+
+from access.snapshot import Snapshot, load
+
+logger = logging.getLogger("gateway.feed")
+
+CHANNEL = "mcpsite_policy"
+_POLL_SECONDS = 2.0
+_STALE_SECONDS = 10.0
+_RETRY_SECONDS = 0.5
+
+
+class Feed:
+    """The snapshot in force. `start` it in an event loop; `swapped` is called with each new one."""
+
+    def __init__(self, conninfo: str, swapped: Callable[[Snapshot], None]) -> None:
+        self.snapshot: Snapshot | None = None
+        self._conninfo = conninfo
+        self._swapped = swapped
+        self._confirmed = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to load and to listen; returns at once."""
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    @property
+    def current(self) -> Snapshot | None:
+        """The snapshot, or None when there is none that was confirmed within the last seconds: then nothing is allowed."""
+        return self.snapshot if self._loop.time() - self._confirmed < _STALE_SECONDS else None
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except (psycopg.Error, DatabaseError, OSError) as error:
+                logger.warning("the policy cannot be read: %s", str(error).splitlines()[0] if str(error) else error)
+            except Exception:
+                logger.exception("the policy cannot be compiled")
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _listen(self) -> None:
+        connection = await psycopg.AsyncConnection.connect(
+            self._conninfo, autocommit=True, connect_timeout=5, application_name="mcpsite policy",
+            options="-c statement_timeout=5000 -c tcp_user_timeout=5000",
+        )  # fmt: skip
+        async with connection:
+            await connection.execute(f"LISTEN {CHANNEL}")
+            await self._reload()
+            while True:
+                async for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
+                    pass
+                async with asyncio.timeout(5):
+                    cursor = await connection.execute("SELECT version FROM access_policyversion")
+                    row = await cursor.fetchone()
+                if row and self.snapshot and row[0] == self.snapshot.version:
+                    self._confirmed = self._loop.time()
+                else:
+                    await self._reload()
+
+    async def _reload(self) -> None:
+        started = self._loop.time()
+        snapshot = await asyncio.to_thread(_load, self.snapshot)
+        self.snapshot, self._confirmed = snapshot, started
+        self._swapped(snapshot)
+        logger.info("policy version %d is in force after %.0f ms", snapshot.version, (self._loop.time() - started) * 1000)
+
+
+def _load(before: Snapshot | None) -> Snapshot:
+    close_old_connections()
+    try:
+        return load(before)
+    finally:
+        close_old_connections()

@@ -1,0 +1,69 @@
+"""The connectors of this process: opened at first use, kept, and exchanged when their data source changes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+
+from access.snapshot import Snapshot, SourceEntry, ToolEntry
+from tools.connectors.base import Connector
+from tools.connectors.registry import connector_class
+from tools.egress import Egress
+
+logger = logging.getLogger("gateway.sources")
+
+# A call that still uses a connector that was replaced has this long to finish.
+_GRACE_SECONDS = 60.0
+
+
+class Connectors:
+    """Data source → open connector."""
+
+    def __init__(self) -> None:
+        self._egress = Egress()
+        self._open: dict[uuid.UUID, tuple[SourceEntry, Connector]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._rules: object = ()
+
+    def of(self, tool: ToolEntry) -> Connector:
+        """The connector of the tool's source."""
+        entry = tool.source
+        known = self._open.get(entry.source.id)
+        if known is not None and known[0] is entry:
+            return known[1]
+        connector = connector_class(entry.kind)(entry.source, self._egress)
+        if known is not None:
+            self._retire(known[1])
+        self._open[entry.source.id] = (entry, connector)
+        return connector
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """Let go of connectors whose source is gone or changed; all of them when the egress rules changed."""
+        rules_changed = snapshot.rules != self._rules
+        self._rules = snapshot.rules
+        self._egress.replace(snapshot.rules)
+        for identifier, (entry, connector) in list(self._open.items()):
+            if rules_changed or snapshot.sources.get(identifier) is not entry:
+                del self._open[identifier]
+                self._retire(connector)
+
+    def _retire(self, connector: Connector) -> None:
+        task = asyncio.create_task(_close(connector, _GRACE_SECONDS))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close all of them."""
+        for task in self._closing:
+            task.cancel()
+        await asyncio.gather(*(_close(connector) for _, connector in self._open.values()), return_exceptions=True)
+        self._open.clear()
+
+
+async def _close(connector: Connector, after: float = 0) -> None:
+    await asyncio.sleep(after)
+    try:
+        await connector.close()
+    except Exception:
+        logger.exception("the connector of %s could not be closed", connector.source.name)

@@ -1,0 +1,48 @@
+"""The ASGI application: `/mcp` goes to the gateway, everything else to Django."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mcpsite.settings")
+
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+
+django = get_asgi_application()
+
+from gateway.app import Gateway, Receive, Scope_, Send  # noqa: E402 - needs Django's settings
+from mcpsite.postgres import conninfo  # noqa: E402
+
+logger = logging.getLogger("mcpsite")
+
+
+class Site:
+    """Dispatches before Django's own handler, which alone would cost more than a whole call."""
+
+    def __init__(self) -> None:
+        self.gateway = Gateway(conninfo(settings.DATABASES["default"]))
+
+    async def __call__(self, scope: Scope_, receive: Receive, send: Send) -> None:
+        """One ASGI connection."""
+        if scope["type"] == "http":
+            if self.gateway.serves(scope["path"]):
+                await self.gateway(scope, receive, send)
+            else:
+                scope["mcpsite.gateway"] = self.gateway
+                await django(scope, receive, send)  # type: ignore[arg-type]
+        elif scope["type"] == "lifespan":
+            await self._live(receive, send)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        message: Any
+        while (message := await receive())["type"] != "lifespan.shutdown":
+            await self.gateway.start()
+            await send({"type": "lifespan.startup.complete"})
+        await self.gateway.stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+application = Site()
