@@ -46,7 +46,11 @@ class RecordedAdmin(BaseAdmin):
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         """Save relations and inlines, then record the object and each inline object that changed."""
         super().save_related(request, form, formsets, change)
+        self.settle(request, form.instance)
         self.record_saved(request, form.instance, form.state_before)
+
+    def settle(self, request: HttpRequest, obj: models.Model) -> None:
+        """What has to follow a save before it is recorded."""
 
     def record_saved(self, request: HttpRequest, obj: models.Model, before: Snapshot) -> None:
         """Record what the object is now against what it was."""

@@ -1,0 +1,426 @@
+"""The catalogue in the admin. What a kind of source needs comes from its connector: nothing here knows any kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.contrib import admin, messages
+from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import PermissionDenied
+from django.db import models, transaction
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.safestring import SafeString
+from unfold.contrib.filters.admin import (  # type: ignore[import-untyped]
+    BooleanRadioFilter,
+    ChoicesDropdownFilter,
+    RelatedDropdownFilter,
+)
+from unfold.widgets import UnfoldAdminTextInputWidget  # type: ignore[import-untyped]
+
+from audit.changes import record_event
+from audit.doors import RecordedAdmin
+from audit.models import Record
+from audit.theme import BaseTabularInline, action, badge, code_block, display, mono
+from tools.connectors.base import ConnectorError
+from tools.connectors.registry import connector_class, kinds
+from tools.definitions import DefinitionRefused, publish
+from tools.forms import CLEAR, PREFIX, source_form, tool_form
+from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion
+from tools.sync import SyncOutcome, check_source, sync_source
+
+EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
+
+
+def _dialog(title: str, text: str, button: str) -> dict[str, Any]:
+    return {"title": title, "description": text, "form_submit_text": button, "form_class": None}
+
+
+def go_to(url: str) -> HttpResponse:
+    """Send the browser on from a dialog, which htmx has posted."""
+    return HttpResponse(headers={"HX-Redirect": url})
+
+
+def _declared(form: type[Any]) -> list[str]:
+    return [name for name in form.base_fields if name.startswith((PREFIX, CLEAR))]
+
+
+@admin.register(DataSource)
+class DataSourceAdmin(RecordedAdmin):
+    """Data sources: choose a kind, fill in what its connector declares, test, synchronise."""
+
+    list_display = ("name", "kind_label", "state", "checked", "checked_at", "synced_at", "tool_count")
+    list_filter = (("enabled", BooleanRadioFilter), ("check_ok", BooleanRadioFilter))
+    search_fields = ("name", "description")
+    ordering = ("name",)
+    actions_detail = ("test_connection", "synchronise")
+    readonly_fields = ("kind_label", "checked", "checked_at", "check_message", "synced_at", "shown_options")
+    history_of = ("tools.Tool",)
+    empty_icon = "database"
+    empty_title = "No data sources yet"
+    empty_text = "A data source is a database, a service or an upstream MCP server that tools come from."
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[DataSource]:
+        """With the number of tools."""
+        rows: QuerySet[DataSource] = super().get_queryset(request).defer("secrets")
+        return rows.annotate(how_many=Count("tools"))
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """The kinds to choose from, then the form of the kind."""
+        if request.GET.get("kind") in kinds():
+            return super().add_view(request, form_url, extra_context)
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        cards = [
+            {"title": each.label, "text": each.description, "url": f"?kind={kind}", "icon": "database"}
+            for kind, each in kinds().items()
+        ]
+        return self.choose(request, "What kind of data source?", cards)
+
+    def choose(self, request: HttpRequest, title: str, cards: list[dict[str, str]]) -> HttpResponse:
+        """A page of cards to choose from."""
+        context = {**self.admin_site.each_context(request), "title": title, "opts": self.opts, "cards": cards}
+        return TemplateResponse(request, "admin/choose.html", context)
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """The form with the fields of the source's kind."""
+        started = obj or DataSource(kind=request.GET.get("kind", ""))
+        return super().get_form(request, obj, change, **{**kwargs, "form": source_form(started)})
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Ours, then the connector's, then the state. Who may only look is shown the options as they are stored."""
+        general = ("name", "kind_label", "description", "enabled", "timeout_seconds")
+        declared = _declared(source_form(obj or DataSource(kind=request.GET.get("kind", ""))))
+        looking = obj is not None and not self.has_change_permission(request, obj)
+        own = (
+            ("Data source", {"fields": (*general, "prefix") if self._discovers(request, obj) else general}),
+            ("Connection", {"fields": ("shown_options",) if looking else declared}),
+        )
+        state = ("State", {"fields": ("checked", "checked_at", "check_message", "synced_at")})
+        return own if obj is None else (*own, state)
+
+    def _discovers(self, request: HttpRequest, obj: DataSource | None) -> bool:
+        return connector_class(obj.kind if obj else request.GET.get("kind", "")).discovers
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """With its secrets, which the form needs to know of."""
+        found = super().get_object(request, object_id, from_field)
+        return found and DataSource.objects.get(pk=found.pk)
+
+    # --- Buttons ------------------------------------------------------------------------------------------------------
+
+    @action(
+        description="Test connection",
+        permissions=["tools.sync_datasource"],
+        icon="network_check",
+        dialog=_dialog("Test the connection?", "Connects once, with the options and secrets that are stored.", "Test"),
+    )
+    def test_connection(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        """Connect once and say what was found."""
+        source = DataSource.objects.get(pk=object_id)
+        outcome = check_source(source)
+        self._record(request, source, "test", {"ok": outcome.ok, "message": outcome.message})
+        messages.add_message(request, messages.SUCCESS if outcome.ok else messages.ERROR, outcome.message)
+        return go_to(reverse("admin:tools_datasource_change", args=(object_id,)))
+
+    @action(
+        description="Synchronise",
+        permissions=["tools.sync_datasource"],
+        icon="sync",
+        dialog=_dialog(
+            "Synchronise the tools?", "Asks the source what it offers and updates its tools.", "Synchronise"
+        ),
+    )
+    def synchronise(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
+        """Bring the tools up to date and say what changed."""
+        source = DataSource.objects.get(pk=object_id)
+        try:
+            with transaction.atomic():
+                outcome = sync_source(source)
+                self._record(request, source, "sync", told(outcome))
+            messages.success(request, sentence(outcome))
+        except (ConnectorError, ValueError) as error:
+            messages.error(request, f"The source could not be synchronised: {error}")
+        return go_to(reverse("admin:tools_datasource_change", args=(object_id,)))
+
+    def _record(self, request: HttpRequest, source: DataSource, code: str, said: dict[str, Any]) -> None:
+        record_event(
+            Record.Kind.CONFIG,
+            code,
+            door="admin",
+            request=request,
+            object_type=source._meta.label,
+            object_id=str(source.pk),
+            detail={"action": code, "label": str(source), **said},
+        )
+
+    # --- Columns ------------------------------------------------------------------------------------------------------
+
+    @display(description="Kind")
+    def kind_label(self, source: DataSource) -> str:
+        """What the connector calls itself."""
+        found = kinds().get(source.kind)
+        return found.label if found else source.kind or "-"
+
+    @display(description="State", ordering="enabled")
+    def state(self, source: DataSource) -> SafeString:
+        """On or off."""
+        return badge("On", "green") if source.enabled else badge("Off", "grey")
+
+    @display(description="Last check", ordering="check_ok")
+    def checked(self, source: DataSource) -> SafeString:
+        """Whether it could be reached when it was last tested."""
+        if source.check_ok is None:
+            return badge("Never tested", "grey")
+        return badge("Reachable", "green") if source.check_ok else badge("Failed", "red", source.check_message)
+
+    @display(description="Tools", ordering="how_many")
+    def tool_count(self, source: Any) -> int:
+        """How many tools it has."""
+        return int(source.how_many)
+
+    @display(description="Options")
+    def shown_options(self, source: DataSource) -> SafeString:
+        """The options without secrets."""
+        return code_block(json.dumps(source.options, indent=2, ensure_ascii=False))
+
+
+def told(outcome: SyncOutcome) -> dict[str, Any]:
+    """The outcome as it stands in a record: the names of what became different, the number of what did not."""
+    named = {
+        "created": outcome.created,
+        "changed": outcome.changed,
+        "missing": outcome.missing,
+        "refused": outcome.refused,
+    }
+    return {**{name: value for name, value in named.items() if value}, "unchanged": len(outcome.unchanged)}
+
+
+def sentence(outcome: SyncOutcome) -> str:
+    """The outcome for people."""
+    counts = {
+        "new": outcome.created,
+        "changed": outcome.changed,
+        "unchanged": outcome.unchanged,
+        "no longer offered": outcome.missing,
+    }
+    said = ", ".join(f"{len(names)} {word}" for word, names in counts.items() if names) or "the source offers no tools"
+    refused = "; ".join(f"{name}: {reason}" for name, reason in outcome.refused.items())
+    return f"Synchronised: {said}." + (f" Refused: {refused}" if refused else "")
+
+
+class VersionInline(BaseTabularInline):
+    """The tool's definitions, newest first."""
+
+    model = ToolVersion
+    fields = readonly_fields = ("number", "created_at", "print")
+    ordering = ("-number",)
+    extra = max_num = 0
+    can_delete = False
+    per_page = 10
+    verbose_name_plural = "versions of the definition"
+
+    @display(description="Fingerprint")
+    def print(self, version: ToolVersion) -> SafeString:
+        """SHA-256."""
+        return mono(version.fingerprint)
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never: a version is made by publishing."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never."""
+        return False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever sees the tool."""
+        return request.user.has_perm("tools.view_tool")
+
+
+@admin.register(Tool)
+class ToolAdmin(RecordedAdmin):
+    """Tools: what they may do, how they are tagged, and, for those written by hand, what they are."""
+
+    list_display = ("name", "title", "effect_badge", "state", "source", "tag_list", "updated_at")
+    list_filter = (
+        ("source", RelatedDropdownFilter),
+        ("effect", ChoicesDropdownFilter),
+        ("enabled", BooleanRadioFilter),
+    )
+    list_filter_submit = True
+    list_select_related = ("source", "current")
+    search_fields = ("name", "tags", "source__name", "current__definition")
+    autocomplete_fields: Sequence[str] = ()
+    readonly_fields = ("source_name", "definition", "updated_at", "shown_spec")
+    formfield_overrides = {ArrayField: {"widget": UnfoldAdminTextInputWidget}}
+    inlines = (VersionInline,)
+    history_of = ("access.Grant",)
+    empty_icon = "build"
+    empty_title = "No tools yet"
+    empty_text = "Tools come from synchronising a data source, or are written by hand for a database."
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """The sources for which tools are written by hand, then the form."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        sources = {str(each.pk): each for each in self._writable_sources()}
+        if request.GET.get("source") in sources:
+            return super().add_view(request, form_url, extra_context)
+        cards = [
+            {"title": each.name, "text": each.description or each.kind, "url": f"?source={pk}", "icon": "database"}
+            for pk, each in sources.items()
+        ]
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "A tool of which data source?",
+            "opts": self.opts,
+            "cards": cards,
+            "empty": "There is no data source for which tools are written by hand. Add a database first; the tools of "
+            "other sources come by synchronising them.",
+        }
+        return TemplateResponse(request, "admin/choose.html", context)
+
+    def _writable_sources(self) -> QuerySet[DataSource]:
+        by_hand = [kind for kind, each in kinds().items() if not each.discovers]
+        return DataSource.objects.filter(kind__in=by_hand).order_by("name")
+
+    def _started(self, request: HttpRequest, obj: Tool | None) -> Tool:
+        return obj or Tool(source=self._writable_sources().get(pk=request.GET.get("source")))
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """The form with the fields of the source's kind."""
+        return super().get_form(request, obj, change, **{**kwargs, "form": tool_form(self._started(request, obj))})
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Ours, the connector's, and what clients see."""
+        declared = _declared(tool_form(self._started(request, obj)))
+        sets: list[Any] = [("Tool", {"fields": ("name", "source_name", "effect", "tags", "enabled")})]
+        if obj is not None and not self.has_change_permission(request, obj):
+            sets.append(("How it is called", {"fields": ("shown_spec",)}))
+        elif declared:
+            sets.append(("What it is", {"fields": declared}))
+        if obj is not None:
+            sets.append(("What clients see", {"fields": ("definition", "updated_at")}))
+        return sets
+
+    def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
+        """No versions before the first."""
+        return () if obj is None else self.inlines
+
+    def settle(self, request: HttpRequest, obj: models.Model) -> None:
+        """Publish what was saved, so that the record tells of the new definition too."""
+        assert isinstance(obj, Tool)
+        publish(obj)
+
+    def changeform_view(
+        self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """A definition that is refused takes the change with it."""
+        try:
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        except DefinitionRefused as error:
+            messages.error(request, f"Nothing was saved: {error}")
+            return HttpResponseRedirect(request.get_full_path())
+
+    @display(description="Data source")
+    def source_name(self, tool: Tool) -> str:
+        """Where it comes from."""
+        return tool.source.name
+
+    @display(description="Title")
+    def title(self, tool: Tool) -> str:
+        """What the definition calls it."""
+        found = definition_of(tool)
+        return str(found.get("title") or (found.get("annotations") or {}).get("title") or "-")[:80]
+
+    @display(description="Effect", ordering="effect")
+    def effect_badge(self, tool: Tool) -> SafeString:
+        """Green reads, orange writes, red destroys."""
+        return badge(tool.get_effect_display(), EFFECT_COLOURS.get(Tool.Effect(tool.effect), "grey"))
+
+    @display(description="State", ordering="enabled")
+    def state(self, tool: Tool) -> SafeString:
+        """On, off, or off with its source."""
+        if not tool.source.enabled:
+            return badge("Source off", "grey")
+        return badge("On", "green") if tool.enabled else badge("Off", "grey")
+
+    @display(description="Tags")
+    def tag_list(self, tool: Tool) -> str:
+        """Separated by commas."""
+        return ", ".join(tool.tags) or "-"
+
+    @display(description="Current definition")
+    def definition(self, tool: Tool) -> SafeString | str:
+        """The tool object of tools/list."""
+        return (
+            code_block(json.dumps(definition_of(tool), indent=2, ensure_ascii=False))
+            if tool.current
+            else "Not published"
+        )
+
+    @display(description="Specification")
+    def shown_spec(self, tool: Tool) -> SafeString:
+        """What the connector needs to carry out a call."""
+        return code_block(json.dumps(tool.spec, indent=2, ensure_ascii=False))
+
+
+def definition_of(tool: Tool) -> dict[str, Any]:
+    """The current definition; empty when there is none."""
+    if tool.current is None:
+        return {}
+    found: dict[str, Any] = orjson.loads(tool.current.definition)
+    return found
+
+
+@admin.register(Toolset)
+class ToolsetAdmin(RecordedAdmin):
+    """Toolsets: a selection of tools with an endpoint of its own."""
+
+    list_display = ("name", "title", "endpoint", "how_many_tools", "updated_at")
+    search_fields = ("name", "title", "description")
+    filter_horizontal = ("tools",)
+    readonly_fields = ("endpoint",)
+    fields = ("name", "title", "description", "endpoint", "tools")
+    history_of = ("access.Grant",)
+    empty_icon = "category"
+    empty_title = "No toolsets yet"
+    empty_text = "A toolset groups tools so that they can be granted as one, and serves them at an address of its own."
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Toolset]:
+        """With the number of tools."""
+        rows: QuerySet[Toolset] = super().get_queryset(request)
+        return rows.annotate(how_many=Count("tools"))
+
+    @display(description="Endpoint")
+    def endpoint(self, toolset: Toolset) -> SafeString | str:
+        """Where MCP clients find it."""
+        return mono(f"{settings.PUBLIC_URL}/mcp/{toolset.name}") if toolset.name else "-"
+
+    @display(description="Tools", ordering="how_many")
+    def how_many_tools(self, toolset: Any) -> int:
+        """How many tools it has."""
+        return int(toolset.how_many)
+
+
+@admin.register(EgressRule)
+class EgressRuleAdmin(RecordedAdmin):
+    """Exceptions from the rule that connectors reach nothing inside."""
+
+    list_display = ("network", "shown_port", "note", "created_at")
+    search_fields = ("network", "note")
+    empty_icon = "shield"
+    empty_title = "No exceptions"
+    empty_text = "Connectors reach only public addresses. Add a rule for each database or server inside your network."
+
+    @display(description="Port", ordering="port")
+    def shown_port(self, rule: EgressRule) -> str:
+        """Every port, unless one is named."""
+        return str(rule.port or "every")
