@@ -1,0 +1,48 @@
+"""Gives a new installation what the benchmark calls: the echo server, and a service account that may call its tool."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+import django
+
+
+def _setup() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mcpsite.settings")
+    django.setup()
+
+
+def configure(upstream: str) -> str:
+    """Discover the tools of `upstream` and return a token that may call `echo`."""
+    from access import tokens
+    from access.models import Grant, Role, User
+    from tools.models import DataSource, EgressRule, Tool
+    from tools.sync import sync_source
+
+    EgressRule.objects.get_or_create(network="127.0.0.1/32", port=None, defaults={"note": "The benchmark's upstream."})
+    source = DataSource.objects.create(name="bench", kind="mcp", options={"url": upstream})
+    sync_source(source)
+    tool = Tool.objects.get(name="echo")
+    tool.effect = Tool.Effect.READ
+    tool.save(update_fields=["effect"])
+    role = Role(name="bench")
+    role.save()
+    Grant.objects.create(role=role, tool=tool, calls_per_minute=10_000_000)
+    user = User.objects.create(username="bench", is_service=True)
+    user.groups.add(role)
+    return tokens.issue(user, name="bench", scopes=["tools"])[1]
+
+
+def main() -> None:
+    """Configure the installation that the environment names and print the token as JSON."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--upstream", required=True)
+    options = parser.parse_args()
+    _setup()
+    print(json.dumps({"token": configure(options.upstream)}))
+
+
+if __name__ == "__main__":
+    main()

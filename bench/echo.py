@@ -1,0 +1,119 @@
+"""The upstream of every measurement: an MCP server with one tool, so cheap that what stands before it shows."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import orjson
+import uvicorn
+from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
+
+MODERN = "2026-07-28"
+LEGACY = "2025-11-25"
+
+_TOOLS = (
+    b'[{"name":"echo","description":"Returns the text that it is given.","inputSchema":{"type":"object",'
+    b'"properties":{"text":{"type":"string"}},"required":["text"]},"annotations":{"readOnlyHint":true}}]'
+)
+_SERVER_INFO = b'{"name":"echo","version":"1"}'
+_META = b'"_meta":{"io.modelcontextprotocol/serverInfo":' + _SERVER_INFO + b"}"
+_MODERN_LIST = b',"ttlMs":60000,"cacheScope":"public","resultType":"complete",' + _META + b"}"
+_DISCOVERED = (
+    b'{"supportedVersions":["2026-07-28","2025-11-25"],"capabilities":{"tools":{}},"instructions":"Echo."'
+    + _MODERN_LIST
+)
+_INITIALIZED = (
+    b'{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":'
+    + _SERVER_INFO
+    + b',"instructions":"Echo."}'
+)
+_MODERN_END = b',"isError":false,"resultType":"complete",' + _META + b"}"
+_JSON = (b"content-type", b"application/json")
+
+
+async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    """Answer one MCP message at any path: both eras (basic/transports of 2026-07-28 and of 2025-11-25), no sessions."""
+    assert scope["type"] == "http"
+    if scope["method"] != "POST":
+        return await _respond(send, 405, b"")
+    status, body = answer(await read_body(receive), _is_modern(scope["headers"]))
+    return await _respond(send, status, body)
+
+
+def _is_modern(headers: Any) -> bool:
+    return any(name == b"mcp-protocol-version" and value.strip() == MODERN.encode() for name, value in headers)
+
+
+async def read_body(receive: ASGIReceiveCallable) -> bytes:
+    """The whole request body; ConnectionError when the client went away before its end."""
+    chunks: list[bytes] = []
+    while True:
+        event = await receive()
+        if event["type"] != "http.request":
+            raise ConnectionError("The client went away.")
+        chunks.append(event.get("body", b""))
+        if not event.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def answer(body: bytes, modern: bool) -> tuple[int, bytes]:
+    """HTTP status and JSON-RPC answer (empty for a notification) to the message in `body`."""
+    message = orjson.loads(body)
+    if "id" not in message:
+        return 202, b""
+    status, member = _member(message.get("method"), message.get("params") or {}, modern)
+    return status, b'{"jsonrpc":"2.0","id":' + orjson.dumps(message["id"]) + b"," + member + b"}"
+
+
+def _member(method: object, params: dict[str, Any], modern: bool) -> tuple[int, bytes]:
+    if method == "tools/call":
+        return _called(params, modern)
+    if method == "tools/list":
+        return 200, b'"result":{"tools":' + _TOOLS + (_MODERN_LIST if modern else b"}")
+    if method == "server/discover" and modern:
+        return 200, b'"result":' + _DISCOVERED
+    if method == "initialize" and not modern:
+        return 200, b'"result":' + _INITIALIZED
+    if method == "ping" and not modern:
+        return 200, b'"result":{}'
+    return 404 if modern else 200, b'"error":{"code":-32601,"message":"Method not found"}'
+
+
+def _called(params: dict[str, Any], modern: bool) -> tuple[int, bytes]:
+    text = (params.get("arguments") or {}).get("text")
+    if params.get("name") != "echo":
+        return 200, b'"error":{"code":-32602,"message":"Unknown tool"}'
+    if not isinstance(text, str):
+        return 200, b'"result":{"content":[{"type":"text","text":"text must be a string"}],"isError":true' + (
+            b',"resultType":"complete"}' if modern else b"}"
+        )
+    content = b'"result":{"content":[{"type":"text","text":' + orjson.dumps(text) + b"}]"
+    return 200, content + (_MODERN_END if modern else b',"isError":false}')
+
+
+async def _respond(send: ASGISendCallable, status: int, body: bytes) -> None:
+    headers = [(b"content-length", b"%d" % len(body))]
+    if body:
+        headers.append(_JSON)
+    await send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+def serve(application: Any, port: int) -> None:
+    """Run `application` on loopback as the site's web workers run: uvicorn, uvloop, httptools, no access log."""
+    uvicorn.run(
+        application, host="127.0.0.1", port=port, loop="uvloop", http="httptools", ws="none", access_log=False,
+        log_level="warning", timeout_graceful_shutdown=2,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Serve the echo tool on loopback."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    serve(app, parser.parse_args().port)
+
+
+if __name__ == "__main__":
+    main()

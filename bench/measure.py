@@ -1,0 +1,131 @@
+"""One measurement: what a target used while the load generator called it, divided by the calls."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import orjson
+
+from bench.load import Job, Result
+from bench.processes import BenchError, Group, Process, Stage, python, tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Something that answers `tools/call echo` at `path` of `port`; `pid` is the top of its processes."""
+
+    name: str
+    what: str
+    pid: int
+    port: int
+    path: str = "/mcp"
+    headers: tuple[tuple[str, str], ...] = ()
+    era: Literal["modern", "legacy"] = "modern"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """Times in milliseconds, CPU per call; `worker_rss_mb` is of the own process that worked most."""
+
+    target: str
+    connections: int
+    calls: int
+    cpu_ms: float
+    postgres_ms: float
+    valkey_ms: float
+    calls_per_second: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    rss_mb: float
+    worker_rss_mb: float
+    client_cpu_ms: float
+
+
+class Generator:
+    """The load generator's process, driven line by line."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._process = stage.talk_to("load", *python("bench.load"))
+
+    def warm_up(self, job: Job) -> None:
+        """Connect and make the calls that do not count; raises BenchError."""
+        self._say(orjson.dumps(asdict(job)))
+        self._hear("warm")
+
+    def measure(self) -> Result:
+        """Make the calls that count; raises BenchError when one of them failed."""
+        self._say(b"go")
+        return self._hear("result")
+
+    def _say(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + b"\n")
+        self._process.stdin.flush()
+
+    def _hear(self, word: str) -> Result:
+        line = _read_line(self._process)
+        if word not in line:
+            raise BenchError(str(line.get("error", line)))
+        result = Result(**line[word])
+        if result.failures:
+            raise BenchError(f"{result.failures} of {result.calls} calls failed: {'; '.join(result.examples)}")
+        return result
+
+
+def _read_line(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    assert process.stdout is not None
+    line: dict[str, Any] = orjson.loads(process.stdout.readline() or b'{"error": "The load generator died."}')
+    return line
+
+
+def measure(
+    generator: Generator, target: Target, connections: int, seconds: float, warmup_seconds: float
+) -> Measurement:
+    """Call `target` for `seconds`; raises BenchError when a call failed."""
+    job = Job(
+        port=target.port,
+        path=target.path,
+        headers=dict(target.headers),
+        era=target.era,
+        connections=connections,
+        seconds=seconds,
+        warmup_seconds=warmup_seconds,
+    )
+    try:
+        generator.warm_up(job)
+        before = tree(target.pid)
+        result = generator.measure()
+        return _divide(target, connections, before, tree(target.pid), result)
+    except BenchError as error:
+        raise BenchError(f"{target.name}, {connections} connections: {error}") from error
+
+
+Trees = dict[Group, list[Process]]
+
+
+def _divide(target: Target, connections: int, before: Trees, after: Trees, result: Result) -> Measurement:
+    used = {group: (_cpu(after[group]) - _cpu(before[group])) / result.calls for group in Group}
+    earlier = {process.pid: process.cpu_ms for process in before[Group.OWN]}
+    worker = max(after[Group.OWN], key=lambda process: process.cpu_ms - earlier.get(process.pid, 0.0))
+    return Measurement(
+        target=target.name,
+        connections=connections,
+        calls=result.calls,
+        cpu_ms=used[Group.OWN],
+        postgres_ms=used[Group.POSTGRES],
+        valkey_ms=used[Group.VALKEY],
+        calls_per_second=result.calls / result.seconds,
+        p50_ms=result.p50_ms,
+        p95_ms=result.p95_ms,
+        p99_ms=result.p99_ms,
+        rss_mb=sum(process.rss_mb for process in after[Group.OWN]),
+        worker_rss_mb=worker.rss_mb,
+        client_cpu_ms=1000 * result.cpu_seconds / result.calls,
+    )
+
+
+def _cpu(processes: list[Process]) -> float:
+    return sum(process.cpu_ms for process in processes)

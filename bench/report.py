@@ -1,0 +1,128 @@
+"""Turns measurements into what people read: the table, and which goals are reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from statistics import median
+
+from bench.measure import Measurement
+
+Medians = dict[tuple[str, int], Measurement]
+Pick = Callable[[Measurement], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One promise and how it stands; `value` is None when its targets were not measured."""
+
+    work: str
+    value: float | None
+    limit: float
+    at_least: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """Whether it is reached."""
+        if self.value is None:
+            return "not measured"
+        return "reached" if (self.value >= self.limit if self.at_least else self.value <= self.limit) else "MISSED"
+
+
+def medians(measurements: Iterable[Measurement]) -> Medians:
+    """For each target and number of connections the median of every figure over the rounds."""
+    rounds: dict[tuple[str, int], list[Measurement]] = {}
+    for one in measurements:
+        rounds.setdefault((one.target, one.connections), []).append(one)
+    return {key: _median(key, several) for key, several in rounds.items()}
+
+
+def _median(key: tuple[str, int], several: list[Measurement]) -> Measurement:
+    names = [field.name for field in fields(Measurement) if field.name not in ("target", "connections", "calls")]
+    figures = {name: median(getattr(one, name) for one in several) for name in names}
+    return Measurement(target=key[0], connections=key[1], calls=sum(one.calls for one in several), **figures)
+
+
+_HEAD = ("target", "c", "calls", "CPU ms", "PostgreSQL", "Valkey", "calls/s", "p50 ms", "p95 ms", "p99 ms", "RSS MB")
+
+
+def table(results: Medians) -> str:
+    """One line for each target and number of connections, grouped by connections."""
+    rows = [_HEAD, *(_row(results[key]) for key in sorted(results, key=lambda key: key[1]))]
+    return _aligned(rows, left=1)
+
+
+def _row(one: Measurement) -> tuple[str, ...]:
+    engines = (f"{one.postgres_ms:.3f}", f"{one.valkey_ms:.3f}") if one.postgres_ms or one.valkey_ms else ("", "")
+    return (
+        one.target, str(one.connections), str(one.calls), f"{one.cpu_ms:.3f}", *engines, f"{one.calls_per_second:,.0f}",
+        f"{one.p50_ms:.2f}", f"{one.p95_ms:.2f}", f"{one.p99_ms:.2f}", f"{one.rss_mb:.0f}",
+    )  # fmt: skip
+
+
+def goals(results: Medians) -> list[Goal]:
+    """What a call is to cost at most, and how much less than elsewhere."""
+    return [
+        *(Goal(f"CPU ms of a call, c={c}", _of(results, c, _cpu), limit) for c, limit in ((1, 0.5), (32, 0.25))),
+        *(
+            Goal(f"PostgreSQL's CPU ms of a call, c={c}", _of(results, c, lambda one: one.postgres_ms), limit)
+            for c, limit in ((1, 0.2), (32, 0.03))
+        ),
+        *(
+            Goal(f"times less CPU than FastMCP's proxy, c={c}", _ratio(results, "fastmcp", "mcpsite", c), limit, True)
+            for c, limit in ((1, 50), (32, 100))
+        ),
+        *(
+            Goal(f"… with one shared session, c={c}", _ratio(results, "fastmcp-shared", "mcpsite", c), limit, True)
+            for c, limit in ((1, 6), (32, 10))
+        ),
+        *(Goal(f"times the CPU of the bare path, c={c}", _ratio(results, "mcpsite", "bare", c), 2) for c in (1, 8, 32)),
+        *(
+            Goal(f"a legacy call, times a modern one, c={c}", _ratio(results, "mcpsite-legacy", "mcpsite", c), 1.5)
+            for c in (1, 8, 32)
+        ),
+        Goal("added latency ms, c=32, p50", _added(results, lambda one: one.p50_ms), 4),
+        Goal("added latency ms, c=32, p99", _added(results, lambda one: one.p99_ms), 15),
+        Goal("RSS MB of the web worker, c=32", _of(results, 32, lambda one: one.worker_rss_mb), 150),
+    ]
+
+
+def _cpu(one: Measurement) -> float:
+    return one.cpu_ms
+
+
+def _of(results: Medians, connections: int, pick: Pick, target: str = "mcpsite") -> float | None:
+    one = results.get((target, connections))
+    return None if one is None else pick(one)
+
+
+def _ratio(results: Medians, above: str, below: str, connections: int) -> float | None:
+    high, low = _of(results, connections, _cpu, above), _of(results, connections, _cpu, below)
+    return high / low if high is not None and low else None
+
+
+def _added(results: Medians, pick: Pick) -> float | None:
+    ours, direct = _of(results, 32, pick), _of(results, 32, pick, "direct")
+    return None if ours is None or direct is None else ours - direct
+
+
+def goals_table(all_goals: list[Goal]) -> str:
+    """One line for each goal."""
+    rows: list[tuple[str, ...]] = [("goal", "measured", "wanted", "")]
+    for goal in all_goals:
+        value = "-" if goal.value is None else f"{goal.value:.3g}"
+        rows.append((goal.work, value, f"{'≥' if goal.at_least else '≤'} {goal.limit:g}", goal.verdict))
+    return _aligned(rows, left=1)
+
+
+def _aligned(rows: list[tuple[str, ...]], left: int) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        " | ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    rule = "|".join("-" * (width + 2) for width in widths)
+    return "\n".join((f"| {lines[0]} |", f"|{rule}|", *(f"| {line} |" for line in lines[1:])))

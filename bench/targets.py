@@ -1,0 +1,149 @@
+"""What is measured: the upstream itself, a bare forwarder, this site with everything on, and FastMCP's proxy."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+
+from bench.load import Job
+from bench.measure import Generator, Target
+from bench.processes import BenchError, Stage, free_port, python
+from mcpsite import env
+
+_ROOT = Path(__file__).resolve().parent.parent
+_FASTMCP_VENV = _ROOT / ".venv-bench"
+_FASTMCP_PINS = Path(__file__).with_name("requirements-fastmcp.txt")
+_FASTMCP_PROXY = Path(__file__).with_name("fastmcp_proxy.py")
+_SITE_SECONDS = 180.0
+_POLICY_SECONDS = 10.0
+
+NAMES = ("direct", "bare", "mcpsite", "mcpsite-legacy", "fastmcp", "fastmcp-shared")
+
+
+def start_all(stage: Stage, generator: Generator, names: list[str]) -> list[Target]:
+    """Start the echo server and what is named; raises BenchError."""
+    echo = _start_echo(stage)
+    upstream = f"http://127.0.0.1:{echo.port}{echo.path}"
+    starters: dict[str, Callable[[], list[Target]]] = {
+        "direct": lambda: [echo],
+        "bare": lambda: [_start_bare(stage, upstream)],
+        "mcpsite": lambda: _start_site(stage, generator, upstream),
+        "fastmcp": lambda: [_start_fastmcp(stage, upstream, shared=False)],
+        "fastmcp-shared": lambda: [_start_fastmcp(stage, upstream, shared=True)],
+    }
+    wanted = {"mcpsite" if name == "mcpsite-legacy" else name for name in names}
+    started = [target for name, start in starters.items() if name in wanted for target in start()]
+    return [target for target in started if target.name in names]
+
+
+def _start_echo(stage: Stage) -> Target:
+    port = free_port()
+    pid = stage.start("echo", *python("bench.echo", "--port", str(port)))
+    stage.wait("echo", port, 20)
+    return Target(name="direct", what="the upstream echo server, called without anything between", pid=pid, port=port)
+
+
+def _start_bare(stage: Stage, upstream: str) -> Target:
+    port = free_port()
+    pid = stage.start("bare", *python("bench.forwarder", "--port", str(port), "--upstream", upstream))
+    stage.wait("bare", port, 20)
+    return Target(name="bare", what="uvicorn + aiohttp: forwards, no auth, no audit", pid=pid, port=port)
+
+
+def _start_fastmcp(stage: Stage, upstream: str, *, shared: bool) -> Target:
+    _install_fastmcp()
+    name, port = "fastmcp-shared" if shared else "fastmcp", free_port()
+    # -P keeps this folder's modules out of the import path of the other venv.
+    command = [
+        str(_FASTMCP_VENV / "bin/python"),
+        "-P",
+        str(_FASTMCP_PROXY),
+        "--port",
+        str(port),
+        "--upstream",
+        upstream,
+    ]
+    pid = stage.start(name, *command, *(["--shared"] if shared else []))
+    stage.wait(name, port, 60)
+    what = "create_proxy(a connected client): one upstream session" if shared else "create_proxy(url), as it comes"
+    # A session of 2025-11-25 is what it serves at the least cost: a call of 2026-07-28 makes it list the tools first.
+    return Target(name=name, what=f"FastMCP {_fastmcp_version()}, {what}", pid=pid, port=port, era="legacy")
+
+
+def _install_fastmcp() -> None:
+    stamp = _FASTMCP_VENV / "installed.txt"
+    pins = _FASTMCP_PINS.read_text(encoding="utf-8")
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == pins:
+        return
+    print(f"Installing FastMCP into {_FASTMCP_VENV.name}, once …", file=sys.stderr, flush=True)
+    shutil.rmtree(_FASTMCP_VENV, ignore_errors=True)
+    _run(sys.executable, "-m", "venv", str(_FASTMCP_VENV))
+    _run(str(_FASTMCP_VENV / "bin/python"), "-m", "pip", "install", "-q", "-r", str(_FASTMCP_PINS))
+    stamp.write_text(pins, encoding="utf-8")
+
+
+def _fastmcp_version() -> str:
+    pins = _FASTMCP_PINS.read_text(encoding="utf-8").splitlines()
+    return next(line.partition("==")[2] for line in pins if line.startswith("fastmcp=="))
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"{' '.join(command)} failed:\n{(done.stderr or done.stdout).strip()[-2000:]}")
+    return done.stdout
+
+
+def _start_site(stage: Stage, generator: Generator, upstream: str) -> list[Target]:
+    port, data, ready = free_port(), stage.folder / "data", stage.folder / "ready.json"
+    pid = stage.start(
+        "mcpsite", sys.executable, str(_ROOT / "manage.py"), "up", "--data", str(data), "--no-demo", "--workers", "1",
+        "--port", str(port), "--ready-file", str(ready), environment=_own_engines(data),
+    )  # fmt: skip
+    stage.wait("mcpsite", ready, _SITE_SECONDS)
+    headers = (("Authorization", f"Bearer {_configure(data, upstream)}"),)
+    what = "everything on: token, grant, budget, argument check, durable record; one web worker"
+    modern = Target(name="mcpsite", what=what, pid=pid, port=port, headers=headers)
+    legacy = Target(
+        name="mcpsite-legacy", what="the same called as 2025-11-25", pid=pid, port=port, headers=headers, era="legacy"
+    )
+    _wait_for_policy(generator, modern)
+    return [modern, legacy]
+
+
+def _own_engines(data: Path) -> dict[str, str]:
+    """An environment in which nothing names another installation; empty values also win over a `.env` file."""
+    return env.for_child(
+        MCPSITE_DATA=str(data), DATABASE_URL="", DATABASE_OWNER_URL="", REDIS_URL="", SECRET_KEY="", ENCRYPTION_KEYS=""
+    )
+
+
+def _configure(data: Path, upstream: str) -> str:
+    done = subprocess.run(
+        python("bench.configure", "--upstream", upstream), env=_own_engines(data), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise BenchError(f"The site could not be configured:\n{done.stderr.strip()[-3000:]}")
+    token: str = orjson.loads(done.stdout.splitlines()[-1])["token"]
+    return token
+
+
+def _wait_for_policy(generator: Generator, target: Target) -> None:
+    """Return when the worker knows the new token and grant."""
+    job = Job(port=target.port, path=target.path, headers=dict(target.headers), seconds=0, warmup_seconds=0)
+    deadline = time.monotonic() + _POLICY_SECONDS
+    while True:
+        try:
+            generator.warm_up(job)
+            generator.measure()
+            return
+        except BenchError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
