@@ -1,0 +1,103 @@
+"""What a new installation needs before anyone can log in: the standard roles and the first administrator."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from django.conf import settings
+from django.contrib.auth.models import Permission
+from django.db import connection, models, transaction
+
+from access.models import Role, User
+from audit.changes import record_change, snapshot
+from mcpsite.datadir import write_private
+
+ADMINISTRATOR, AUDITOR = "administrator", "auditor"
+USERNAME = "admin"
+PASSWORD_FILE = "admin_password"  # noqa: S105 - the name of a file
+DOOR = "command"
+
+# Without what people mistake for one another: 0 o, 1 i l, 2 z, 5 s.
+_ALPHABET = "abcdefghjkmnpqrtuvwxy346789"
+_GROUPS, _LETTERS = 5, 5
+# Any number will do, as long as every replica uses the same one.
+_LOCK = 7_035_916_241
+
+M = TypeVar("M", bound=models.Model)
+
+
+def new_password() -> str:
+    """Five groups of five letters and digits: 118 bits that can be read aloud."""
+    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(_LETTERS)) for _ in range(_GROUPS))
+
+
+def record_created(obj: M) -> M:
+    """Record that `obj`, complete as it is now, was created by a command. Returns it."""
+    record_change(action="create", obj=obj, before={}, after=snapshot(obj), door=DOOR)
+    return obj
+
+
+def ensure_role(
+    name: str, description: str, permissions: Callable[[], models.QuerySet[Permission]] | None = None
+) -> Role:
+    """The role of that name; made with these Django permissions if there is none, else left as it is."""
+    if found := Role.objects.filter(name=name).first():
+        return cast("Role", found)  # the manager is the one of Group, as far as types go
+    with transaction.atomic():
+        role = Role(name=name, description=description)
+        role.save()
+        if permissions is not None:
+            role.permissions.set(permissions())
+        return record_created(role)
+
+
+def ensure_standard_roles() -> tuple[Role, Role]:
+    """The roles `administrator` and `auditor`, made once."""
+    return (
+        ensure_role(ADMINISTRATOR, "Runs the control plane: sees and changes everything.", _every_permission),
+        ensure_role(
+            AUDITOR, "Reads the ledger and sees everything else, but changes and calls nothing.", _view_permissions
+        ),
+    )
+
+
+def _every_permission() -> models.QuerySet[Permission]:
+    return Permission.objects.all()
+
+
+def _view_permissions() -> models.QuerySet[Permission]:
+    return Permission.objects.filter(codename__startswith="view_")
+
+
+def first_administrator() -> tuple[str, str | None]:
+    """The name of a superuser and, only when this call had to create one, the password of `admin`.
+
+    The standard roles exist afterwards. Safe to call from several replicas at once.
+    """
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        administrator, _ = ensure_standard_roles()
+        found = User.objects.filter(is_superuser=True, is_active=True).order_by("pk").first()
+        if found is not None:
+            return found.get_username(), None
+        password = new_password()
+        user = _create_administrator(administrator, password)
+    return user.get_username(), password
+
+
+def _create_administrator(role: Role, password: str) -> User:
+    user = User.objects.create_superuser(_free_username(), password=password)
+    user.groups.add(role)
+    record_created(user)
+    if settings.DATA_DIR.exists:
+        write_private(settings.DATA_DIR.path / "secrets" / PASSWORD_FILE, password)
+    return user
+
+
+def _free_username() -> str:
+    taken = set(User.objects.filter(username__startswith=USERNAME).values_list("username", flat=True))
+    names = (USERNAME, *(f"{USERNAME}{number}" for number in range(2, len(taken) + 3)))
+    return next(name for name in names if name not in taken)

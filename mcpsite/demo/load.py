@@ -1,0 +1,271 @@
+"""Loads the demo: data, sources, tools, roles, people, tokens; only once, so that later changes are respected."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.contrib.auth.models import Group
+from django.db import connections, transaction
+
+from access.models import ApiToken, Grant, Role, User
+from access.tokens import digest_of, issue, new_secret
+from audit.changes import record_change, snapshot, stored
+from mcpsite.bootstrap import DOOR, ensure_role, ensure_standard_roles, new_password, record_created
+from mcpsite.demo import database, kept
+from mcpsite.demo.catalogue import OFFICE_TOOLS, ROLES, SQL_TOOLS, TOOLSETS, USERS, RolePlan, SqlTool, UserPlan
+from mcpsite.demo.database import DemoRefused
+from tools.connectors.base import ConnectorError
+from tools.definitions import publish
+from tools.egress import is_inside
+from tools.models import DataSource, EgressRule, Tool, Toolset
+from tools.sync import check_source, sync_source
+
+__all__ = ["DemoAccess", "DemoRefused", "load_demo"]
+
+DATABASE_SOURCE, UPSTREAM_SOURCE = "support-desk", "office"
+_NOTES = {DATABASE_SOURCE: "Demo: the company's database", UPSTREAM_SOURCE: "Demo: the upstream MCP server"}
+_TOKENS, _READER_PASSWORD, _STAFF_PASSWORD = "demo_tokens", "demo_reader_password", "demo_staff_password"
+# Any number will do, as long as every replica uses the same one.
+_LOCK = 7_035_916_242
+
+
+@dataclass(frozen=True, slots=True)
+class DemoAccess:
+    """How to get in: role → API token."""
+
+    tokens: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where a data source of the demo is at this moment."""
+
+    name: str
+    options: dict[str, Any]
+    secrets: dict[str, str] = field(repr=False)
+    addresses: frozenset[tuple[str, int | None]]
+
+
+def load_demo(upstream_url: str, data_dir: Path) -> DemoAccess:
+    """Load what is missing of the demo, and follow addresses that have changed. The upstream server must be running.
+
+    `data_dir` keeps the demo's secrets. Raises DemoRefused, OSError and django.db.Error.
+    """
+    tokens_are_new = not (data_dir / "secrets" / _TOKENS).exists()
+    tokens: dict[str, str] = json.loads(kept.kept_secret(data_dir, _TOKENS, _new_tokens))
+    upstream = _upstream(upstream_url, data_dir)
+    if not database.is_complete():
+        with connections["owner"].cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+            try:
+                if not database.is_complete():  # another replica may have been faster
+                    _load(upstream, tokens, data_dir)
+            finally:
+                cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+    else:
+        _follow([upstream, _database()])
+        if tokens_are_new:
+            _issue_tokens(tokens)
+    return DemoAccess(tokens)
+
+
+def _new_tokens() -> str:
+    return json.dumps({plan.role: new_secret() for plan in USERS if plan.token})
+
+
+# --- Where things are ------------------------------------------------------------------------------------------------
+
+
+def _database(password: str | None = None) -> _Source:
+    """The database as the site itself reaches it."""
+    found = connections["default"].settings_dict
+    host, port = found["HOST"] or "/var/run/postgresql", int(found["PORT"] or 5432)
+    inside = host.startswith("/") or all(address.startswith("127.") for address in _resolve(host, port))
+    options = {
+        "host": host,
+        "port": port,
+        "database": found["NAME"],
+        "user": database.reader_name(),
+        "schema": database.SCHEMA,
+        "tls": "disable" if inside else found["OPTIONS"].get("sslmode", "prefer"),
+        "statement_timeout_seconds": 5,
+        "max_rows": 500,
+        "max_bytes": 1_048_576,
+        "max_connections": 5,
+    }
+    return _Source(DATABASE_SOURCE, options, {"password": password} if password else {}, _addresses(host, port))
+
+
+def _upstream(url: str, data_dir: Path) -> _Source:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    secrets = {"bearer_token": kept.upstream_token(data_dir)}
+    return _Source(UPSTREAM_SOURCE, {"url": url}, secrets, _addresses(parts.hostname or "", port))
+
+
+def _resolve(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise DemoRefused(f"The name {host!r} cannot be resolved: {error}.") from error
+    return sorted({str(entry[4][0]) for entry in found})
+
+
+def _addresses(host: str, port: int) -> frozenset[tuple[str, int | None]]:
+    """The egress rules that it takes to get there: exactly these addresses. What lies outside needs none."""
+    if host.startswith("/"):
+        return frozenset({(f"unix:{host}", None)})
+    found = map(ip_address, _resolve(host, port))
+    return frozenset((f"{address}/{address.max_prefixlen}", port) for address in found if is_inside(address))
+
+
+# --- Loading ---------------------------------------------------------------------------------------------------------
+
+
+def _load(upstream: _Source, tokens: dict[str, str], data_dir: Path) -> None:
+    password = kept.kept_secret(data_dir, _READER_PASSWORD)
+    database.fill(password)
+    with transaction.atomic():
+        company = _ensure_source(
+            _database(password), "sql", "The demo company's database: customers, orders, shipments, tickets."
+        )
+        office = _ensure_source(upstream, "mcp", "The demo's upstream MCP server: clock, currencies, notes, replies.")
+        for plan in SQL_TOOLS:
+            _ensure_sql_tool(company, plan)
+        _take_office_tools(office)
+        _ensure_toolsets()
+        _ensure_roles()
+        for user in USERS:
+            _ensure_user(user, data_dir)
+        _issue_tokens(tokens)
+    check_source(company)
+    check_source(office)
+    database.mark_complete()
+
+
+def _ensure_source(wanted: _Source, kind: str, description: str) -> DataSource:
+    _allow(wanted)
+    if found := DataSource.objects.filter(name=wanted.name).first():
+        return _moved(found, wanted)
+    return record_created(
+        DataSource.objects.create(
+            name=wanted.name, kind=kind, description=description, options=wanted.options, secrets=wanted.secrets
+        )
+    )
+
+
+def _ensure_sql_tool(source: DataSource, plan: SqlTool) -> None:
+    if Tool.objects.filter(name=plan.name).exists():
+        return
+    tool = Tool.objects.create(
+        source=source, name=plan.name, spec=plan.spec, effect=Tool.Effect.READ, tags=list(plan.tags)
+    )
+    publish(tool)
+    record_created(tool)
+
+
+def _take_office_tools(source: DataSource) -> None:
+    """Discover the upstream's tools, and decide what they do: its hints are only hints."""
+    try:
+        created = sync_source(source).created
+    except ConnectorError as error:
+        raise DemoRefused(f"The demo's upstream server cannot be used ({source.options['url']}): {error}") from error
+    plans = {plan.name: plan for plan in OFFICE_TOOLS}
+    for tool in Tool.objects.filter(source=source, name__in=created):
+        tool.effect, tool.tags = plans[tool.name].effect, list(plans[tool.name].tags)
+        tool.save()
+        record_created(tool)
+
+
+def _ensure_toolsets() -> None:
+    for plan in TOOLSETS:
+        if Toolset.objects.filter(name=plan.name).exists():
+            continue
+        toolset = Toolset.objects.create(name=plan.name, title=plan.title, description=plan.description)
+        toolset.tools.set(Tool.objects.filter(source__name__in=_NOTES, tags__contains=[plan.name]))
+        record_created(toolset)
+
+
+def _ensure_roles() -> None:
+    ensure_standard_roles()
+    for plan in ROLES:
+        _ensure_grants(ensure_role(plan.name, plan.description), plan)
+
+
+def _ensure_grants(role: Role, plan: RolePlan) -> None:
+    granted = set(role.grants.filter(toolset__isnull=False).values_list("toolset__name", flat=True))
+    for toolset in Toolset.objects.filter(name__in=set(plan.toolsets) - granted):
+        record_created(Grant.objects.create(role=role, toolset=toolset))
+
+
+def _ensure_user(plan: UserPlan, data_dir: Path) -> None:
+    if User.objects.filter(username=plan.username).exists():
+        return
+    user = User(
+        username=plan.username,
+        first_name=plan.first_name,
+        last_name=plan.last_name,
+        email="" if plan.is_service else f"{plan.username}@example.com",
+        is_service=plan.is_service,
+        is_staff=plan.is_staff,
+    )
+    user.set_password(kept.kept_secret(data_dir, _STAFF_PASSWORD, new_password) if plan.is_staff else None)
+    user.save()
+    user.groups.set(Group.objects.filter(name=plan.role))
+    record_created(user)
+
+
+def _issue_tokens(tokens: dict[str, str]) -> None:
+    """Make the tokens known to the site that it does not know yet."""
+    known = set(ApiToken.objects.filter(digest__in=map(digest_of, tokens.values())).values_list("digest", flat=True))
+    for plan in USERS:
+        raw = tokens.get(plan.role) if plan.token else None
+        user = User.objects.filter(username=plan.username).first()
+        if raw is None or user is None or digest_of(raw) in known:
+            continue
+        token, _ = issue(user, name=plan.token or "", scopes=plan.scopes, raw=raw)
+        record_created(token)
+
+
+# --- Following -------------------------------------------------------------------------------------------------------
+
+
+def _follow(sources: Iterable[_Source]) -> None:
+    """Bring addresses and secrets up to date; a source that somebody deleted stays deleted."""
+    rows = DataSource.objects.in_bulk(_NOTES, field_name="name")
+    for wanted in sources:
+        if wanted.name in rows:
+            with transaction.atomic():
+                _allow(wanted)
+                _moved(rows[wanted.name], wanted)
+
+
+def _moved(row: DataSource, wanted: _Source) -> DataSource:
+    options = row.options | {key: wanted.options[key] for key in ("host", "port", "url") if key in wanted.options}
+    secrets = (row.secrets or {}) | wanted.secrets
+    if options == row.options and secrets == row.secrets:
+        return row
+    before = stored(row)
+    row.options, row.secrets = options, secrets
+    row.save()
+    record_change(action="update", obj=row, before=before, after=snapshot(row), door=DOOR)
+    return row
+
+
+def _allow(wanted: _Source) -> None:
+    """Let the demo reach exactly these addresses, and no longer those where it was before."""
+    note = _NOTES[wanted.name]
+    rules = {(rule.network, rule.port): rule for rule in EgressRule.objects.all()}
+    for address, rule in rules.items():
+        if rule.note == note and address not in wanted.addresses:
+            record_change(action="delete", obj=rule, before=snapshot(rule), after={}, door=DOOR)
+            rule.delete()
+    for network, port in sorted(wanted.addresses - rules.keys(), key=str):
+        record_created(EgressRule.objects.create(network=network, port=port, note=note))
