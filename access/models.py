@@ -39,7 +39,7 @@ class ServiceAccountManager(UserManager["ServiceAccount"]):
 class ServiceAccount(User):
     """A user that is a program."""
 
-    objects = ServiceAccountManager()
+    objects = ServiceAccountManager()  # type: ignore[misc]
 
     class Meta:
         proxy = True
@@ -67,7 +67,7 @@ class Grant(models.Model):
         null=True,
         blank=True,
         validators=[MinValueValidator(1), MaxValueValidator(10_000_000)],
-        help_text="Budget of each principal for each tool. Empty: the site's default. Where several grants fit, the largest.",
+        help_text="Budget of each principal for each tool. Empty: the site's default. Of several grants the largest.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -116,7 +116,11 @@ class ApiToken(models.Model):
     digest = models.CharField(max_length=64, unique=True, editable=False)
     scopes = ArrayField(models.CharField(max_length=16, choices=Scope.choices), default=default_scopes)
     toolset = models.ForeignKey(
-        Toolset, null=True, blank=True, on_delete=models.CASCADE, help_text="Narrows the token to the tools of this toolset."
+        Toolset,
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        help_text="Narrows the token to the tools of this toolset.",
     )
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)

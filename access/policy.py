@@ -34,6 +34,14 @@ def _session(snapshot: Snapshot, raw: str) -> Principal:
     return principal
 
 
+def principal_of_user(snapshot: Snapshot, user_id: int) -> Principal:
+    """A user who is logged in to the admin. Raises InvalidToken."""
+    member = snapshot.members.get(user_id)
+    if member is None:
+        raise InvalidToken
+    return Principal.of(member, "admin session", _ALL_SCOPES)
+
+
 def find(snapshot: Snapshot, principal: Principal, name: str, toolset: str | None) -> tuple[ToolEntry, int] | None:
     """The tool and the principal's budget for it in calls per minute; None when it must look as if it did not exist."""
     if Scope.TOOLS not in principal.scopes or not _within(snapshot, principal, name, toolset):

@@ -1,8 +1,8 @@
 """Everything that decides calls, compiled into one immutable object with a version.
 
-The call path asks only this object: no query, no lock. What it holds is indexed so that a decision costs the same with ten
-tools, grants and tokens as with ten thousand. `load` builds one from the database; what has not changed is taken over from
-the one before.
+The call path asks only this object: no query, no lock. What it holds is indexed so that a decision costs the same with
+ten tools, grants and tokens as with ten thousand. `load` builds one from the database; what has not changed is taken
+over from the one before.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -107,7 +107,6 @@ class Snapshot:
     sessions: dict[str, Principal] = field(default_factory=dict)
 
 
-
 def load(before: Snapshot | None = None) -> Snapshot:
     """Read the whole policy in one consistent view. Blocking: for a thread. Raises django.db.Error."""
     with transaction.atomic():
@@ -139,14 +138,16 @@ def _load(before: Snapshot | None) -> Snapshot:
 def _sources(before: Snapshot | None) -> dict[uuid.UUID, SourceEntry]:
     found = {}
     for row in DataSource.objects.filter(enabled=True):
-        mark = f"{row.kind}|{row.name}|{row.timeout_seconds}|{row.options!r}|{row.__dict__['secrets']!s}|{row.updated_at}"
+        mark = (
+            f"{row.kind}|{row.name}|{row.timeout_seconds}|{row.options!r}|{row.__dict__['secrets']!s}|{row.updated_at}"
+        )
         known = before.sources.get(row.pk) if before else None
         if known is not None and known.mark == mark:
             found[row.pk] = known
             continue
         try:
             found[row.pk] = SourceEntry(row.kind, source_of(row), mark)
-        except Exception as error:  # noqa: BLE001 - one broken source must not take the others with it
+        except Exception as error:
             logger.error("the data source %s cannot be used: %s: %s", row.name, type(error).__name__, error)
     return found
 
@@ -157,8 +158,12 @@ def _tools(sources: Mapping[uuid.UUID, SourceEntry], before: Snapshot | None) ->
     fresh: list[tuple[uuid.UUID, str, uuid.UUID, str, int]] = []
     for row in rows.values_list("id", "name", "source_id", "effect", "current_id"):
         known = before.tools.get(row[1]) if before else None
-        if known and known.id == row[0] and known.effect == row[3] and known.version_id == row[4] and (
-            known.source is sources[row[2]]
+        if (
+            known
+            and known.id == row[0]
+            and known.effect == row[3]
+            and known.version_id == row[4]
+            and (known.source is sources[row[2]])
         ):
             found[row[1]] = known
         else:
@@ -167,14 +172,12 @@ def _tools(sources: Mapping[uuid.UUID, SourceEntry], before: Snapshot | None) ->
     for identifier, name, source_id, effect, version_id in fresh:
         try:
             found[name] = _compiled(identifier, name, sources[source_id], effect, versions[version_id])
-        except Exception as error:  # noqa: BLE001 - one broken tool must not take the others with it
+        except Exception as error:
             logger.error("the tool %s cannot be used: %s: %s", name, type(error).__name__, error)
     return dict(sorted(found.items()))
 
 
-def _compiled(
-    identifier: uuid.UUID, name: str, source: SourceEntry, effect: str, version: ToolVersion
-) -> ToolEntry:
+def _compiled(identifier: uuid.UUID, name: str, source: SourceEntry, effect: str, version: ToolVersion) -> ToolEntry:
     definition = orjson.loads(version.definition)
     spec = connector_class(source.kind).ToolSpec.model_validate(version.spec)
     return ToolEntry(
@@ -193,7 +196,9 @@ def _compiled(
 
 
 def _toolsets(names: Mapping[uuid.UUID, str]) -> dict[uuid.UUID, tuple[str, set[str]]]:
-    found: dict[uuid.UUID, tuple[str, set[str]]] = {pk: (name, set()) for pk, name in Toolset.objects.values_list("pk", "name")}
+    found: dict[uuid.UUID, tuple[str, set[str]]] = {
+        pk: (name, set()) for pk, name in Toolset.objects.values_list("pk", "name")
+    }
     for toolset_id, tool_id in Toolset.tools.through.objects.values_list("toolset_id", "tool_id"):
         if tool_id in names:
             found[toolset_id][1].add(names[tool_id])
@@ -211,7 +216,12 @@ def _grants(
     rows = Grant.objects.values_list("role_id", "toolset_id", "tool_id", "tag", "calls_per_minute")
     for role_id, toolset_id, tool_id, tag, budget in rows:
         allowed = grants.setdefault(role_id, {})
-        targets = toolsets[toolset_id][1] if toolset_id else [names[tool_id]] if tool_id in names else tagged.get(tag, ())
+        if toolset_id in toolsets:
+            targets: Iterable[str] = toolsets[toolset_id][1]
+        elif tool_id in names:
+            targets = [names[tool_id]]
+        else:
+            targets = tagged.get(tag, ())
         for name in targets:
             allowed[name] = max(allowed.get(name, 0), budget or settings.CALLS_PER_MINUTE)
     return grants

@@ -1,9 +1,9 @@
 """Issue, verify and revoke what stands for a user: API tokens, and JWTs of one login (a session).
 
-An API token is `mcps_` and 43 random characters (256 bits); only its SHA-256 is kept, which needs no salt or stretching at
-that length. A JWT (RFC 7519) carries `aud` and `iss` (our public URL), `sub`, `gen` (the user's generation when it was made)
-and `sid` (the session). Raising the generation ends all JWTs of a user; listing a session ends that one. A refresh token is
-used once: using it again ends its session (RFC 9700, section 4.14.2).
+An API token is `mcps_` and 43 random characters (256 bits); only its SHA-256 is kept, which needs no salt or stretching
+at that length. A JWT (RFC 7519) carries `aud` and `iss` (our public URL), `sub`, `gen` (the user's generation when it
+was made) and `sid` (the session). Raising the generation ends all JWTs of a user; listing a session ends that one. A
+refresh token is used once: using it again ends its session (RFC 9700, section 4.14.2).
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _verified(raw: str) -> RefreshToken:
 
 
 def refresh(raw: str) -> dict[str, str]:
-    """Exchange a refresh token for a new pair of the same session. Raises InvalidToken; a second use ends the session."""
+    """Exchange a refresh token for a new pair. Raises InvalidToken; a second use of the same one ends the session."""
     token = _verified(raw)
     user = user_of(_claims(token))
     if not _use_up(token, user):

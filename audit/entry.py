@@ -1,13 +1,14 @@
 """What a record says, how its bytes are laid out, and the commitments that make a later change visible.
 
-Leaf: `SHA-256(0x00 || field || field || …)` over the columns of `COLUMNS` in that order (RFC 6962, section 2.1, leaf hash).
-A field is a 4-byte big-endian length and that many bytes, or the length -1 for NULL; the bytes are PostgreSQL's binary
-form of the value: a bigint is 8 bytes big-endian, a timestamptz the microseconds since 2000-01-01 UTC as a bigint, a
-uuid 16 bytes, text is UTF-8. That is how the row crosses the wire and how `COPY … (FORMAT binary)` gives it back.
+Leaf: `SHA-256(0x00 || field || field || …)` over the columns of `COLUMNS` in that order (RFC 6962, section 2.1, leaf
+hash). A field is a 4-byte big-endian length and that many bytes, or the length -1 for NULL; the bytes are PostgreSQL's
+binary form of the value: a bigint is 8 bytes big-endian, a timestamptz the microseconds since 2000-01-01 UTC as a
+bigint, a uuid 16 bytes, text is UTF-8. That is how the row crosses the wire and how `COPY … (FORMAT binary)` gives it
+back.
 
-Arguments and results enter by commitment: `HMAC-SHA-256(salt, 0x61 || arguments)` and `HMAC-SHA-256(salt, 0x72 || result)`
-over the raw bytes, with a random 32-byte salt of the record. `ct` holds `salt || arguments`, encrypted and bound to the
-record's id, so that whoever holds the key can recompute both, and whoever does not cannot guess.
+Arguments and results enter by commitment: `HMAC-SHA-256(salt, 0x61 || arguments)` and `HMAC-SHA-256(salt, 0x72 ||
+result)` over the raw bytes, with a random 32-byte salt of the record. `ct` holds `salt || arguments`, encrypted and
+bound to the record's id, so that whoever holds the key can recompute both, and whoever does not cannot guess.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import hmac
 import os
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from struct import Struct
+from typing import Any
 
 from keyring.keys import KeyRing
 
@@ -76,7 +79,9 @@ _LONGEST_DETAIL = 256 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What the caller of the ledger knows about an event. Times in microseconds; `arguments` and `result` are raw bytes."""
+    """What the caller of the ledger knows about an event. Times in microseconds; `arguments` and `result` are raw
+    bytes.
+    """
 
     kind: str
     code: str
@@ -173,7 +178,7 @@ def encode(entry: Entry, ring: KeyRing, writer_id: uuid.UUID, writer_seq: int | 
         rid.bytes,
         _BIGINT.pack(at_us),
         entry.kind.encode(),
-        entry.call_id and entry.call_id.bytes,
+        entry.call_id.bytes if entry.call_id else None,
         writer_id.bytes,
         _bigint(writer_seq),
         text(entry.actor),
@@ -208,7 +213,7 @@ def encode(entry: Entry, ring: KeyRing, writer_id: uuid.UUID, writer_seq: int | 
     return Row(rid, at_us, (*fields, leaf, mac_of(ring, leaf, writer_id, writer_seq)))
 
 
-_PYTHON = {
+_PYTHON: dict[str, Callable[[bytes], object]] = {
     "uuid": lambda raw: uuid.UUID(bytes=raw),
     "timestamptz": lambda raw: _EPOCH + timedelta(microseconds=_BIGINT.unpack(raw)[0]),
     "text": bytes.decode,
@@ -217,7 +222,7 @@ _PYTHON = {
 }
 
 
-def python_values(row: Row) -> list[object]:
+def python_values(row: Row) -> list[Any]:
     """The row as Python values, for a connection that takes those."""
     pairs = zip(ALL_COLUMNS, row.parameters, strict=True)
     return [None if raw is None else _PYTHON[kind](raw) for (_, kind), raw in pairs]

@@ -1,9 +1,9 @@
 """The only writer of the ledger.
 
 `Ledger` is the writer of a web process: it groups the records that come in while one commit is under way into the next
-one, and every caller waits for the commit of its own record. There is no timer: an idle ledger writes at once. It drives
-its own connection through libpq's pipeline mode, since this is the path of every call: the statements of a batch and their
-one `Sync` are a single implicit transaction (PostgreSQL documentation, "Pipeline Mode").
+one, and every caller waits for the commit of its own record. There is no timer: an idle ledger writes at once. It
+drives its own connection through libpq's pipeline mode, since this is the path of every call: the statements of a batch
+and their one `Sync` are a single implicit transaction (PostgreSQL documentation, "Pipeline Mode").
 
 `record` writes one entry inside a Django transaction, for changes that must be recorded together with their record.
 """
@@ -88,9 +88,12 @@ class Ledger:
 
     async def stop(self, within: float = ANSWER_SECONDS) -> None:
         """Write what is waiting, at most `within` seconds, then disconnect."""
-        until = self._loop.time() + within
-        while (self._waiting or self._in_flight) and self._loop.time() < until:
-            await asyncio.sleep(0.01)
+        last = [pending for pending in (*self._in_flight, *self._waiting) if pending.written is None]
+        for pending in last:
+            pending.written = self._loop.create_future()
+        unfinished = [pending.written for pending in (*self._in_flight, *self._waiting) if pending.written]
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=within)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -157,7 +160,8 @@ class Ledger:
         try:
             unfinished = self._pg.flush() == 1
         except psycopg.Error as error:
-            return self._lose(f"sending failed: {error}")
+            self._lose(f"sending failed: {error}")
+            return
         if unfinished:
             self._loop.add_writer(self._socket, self._flush)
         else:

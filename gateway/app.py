@@ -15,7 +15,6 @@ from django.http.request import validate_host
 from access import policy
 from access.models import Scope
 from access.snapshot import Principal, Snapshot, ToolEntry
-from access.tokens import InvalidToken
 from audit.ledger import Ledger
 from gateway import wire
 from gateway.auth import Doorman
@@ -35,7 +34,7 @@ _PATH = re.compile(r"/mcp(?:/([a-z0-9][a-z0-9-]{0,47}))?/?")
 _SERVER = {"name": "mcpsite", "title": "mcpsite", "version": "1"}
 _CAPABILITIES = {"tools": {"listChanged": False}}
 _JSON = (b"content-type", b"application/json")
-# A list may change with the next grant: clients that keep it ask again after this.
+# A list may change with the next grant.
 _LIST_TTL_MS = 5_000
 _PAGE = 1_000
 _PIPELINE_ERRORS = {"unknown_tool": wire.INVALID_PARAMS}
@@ -46,7 +45,7 @@ class TooLarge(WireError):
 
 
 class Gateway:
-    """What one web process needs for calls: policy, ledger, budgets, connections. `start` and `stop` with the process."""
+    """What one web process needs for calls: policy, ledger, budgets, connections. `start` it, `stop` it."""
 
     def __init__(self, conninfo: str) -> None:
         self.ledger = Ledger(conninfo)
@@ -107,8 +106,10 @@ class Gateway:
             extra = _error_headers(error)
         except Exception:
             logger.exception("a request at /mcp failed")
-            error = WireError(wire.INTERNAL_ERROR, f"Internal error. Name the request {request_id}.", identifier=identifier)
-            status, body = 500, wire.error_body(error)
+            failure = WireError(
+                wire.INTERNAL_ERROR, f"Internal error. Name the request {request_id}.", identifier=identifier
+            )
+            status, body = 500, wire.error_body(failure)
         await _respond(send, status, body, request_id, extra)
 
     def _check(self, scope: Scope_, headers: wire.Headers) -> str | None:
@@ -117,7 +118,9 @@ class Gateway:
             raise WireError(wire.INVALID_REQUEST, "There is nothing here: the endpoint is /mcp.", status=404)
         host = headers.get(b"host", b"").decode("latin-1")
         if host != self._good_host:
-            if not validate_host(host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host, settings.ALLOWED_HOSTS):
+            if not validate_host(
+                host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host, settings.ALLOWED_HOSTS
+            ):
                 raise WireError(wire.INVALID_REQUEST, "This host name is not served: see ALLOWED_HOSTS.", status=403)
             self._good_host = host
         origin = headers.get(b"origin")
@@ -178,9 +181,9 @@ class Gateway:
         name, arguments = message.params.get("name"), message.params.get("arguments", {})
         if not isinstance(name, str) or not isinstance(arguments, dict):
             raise WireError(wire.INVALID_PARAMS, "tools/call needs a name (string) and arguments (object).")
-        if message.modern and (tool := snapshot.tools.get(name)) is not None and tool.headers:
-            if policy.find(snapshot, principal, name, toolset):
-                wire.compare_parameters(headers, tool.headers, arguments)
+        tool = snapshot.tools.get(name)
+        if message.modern and tool and tool.headers and policy.find(snapshot, principal, name, toolset):
+            wire.compare_parameters(headers, tool.headers, arguments)
         call = Call(
             principal=principal,
             tool=name,
@@ -257,17 +260,21 @@ def _initialized(message: Message) -> dict[str, Any]:
 def _dressed(message: Message, result: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
     """The upstream's result with our ids, and with what the client's era asks for."""
     theirs = result.get("_meta")
-    dressed = {**result, "_meta": {**theirs, **meta} if isinstance(theirs, dict) else meta}
+    meta = {**theirs, **meta} if isinstance(theirs, dict) else meta
+    dressed = {**result, "_meta": meta}
     if message.modern:
         dressed["resultType"] = "complete"
-        dressed["_meta"][wire.SERVER_INFO_KEY] = _SERVER
+        meta[wire.SERVER_INFO_KEY] = _SERVER
     else:
         dressed.pop("resultType", None)
+        meta.pop(wire.SERVER_INFO_KEY, None)
     return dressed
 
 
 def _refused(message: Message, refusal: Refused) -> bytes:
-    """A refusal as the protocol wants it: unknown tools and an absent ledger as errors, the rest as results for the model."""
+    """A refusal as the protocol wants it: unknown tools and an absent ledger as errors, the rest as results for the
+    model.
+    """
     ids = {"mcpsite/code": refusal.code}
     if refusal.record_id:
         ids["mcpsite/record"] = str(refusal.record_id)

@@ -99,8 +99,8 @@ class Doorman:
         used, self._used = self._used, {}
         rows = [(token, at, address, token) for token, (at, address) in sorted(used.items())]
         try:
-            async with await psycopg.AsyncConnection.connect(self._conninfo, connect_timeout=5) as connection:
-                async with connection.cursor() as cursor:
-                    await cursor.executemany(_USED, rows)
+            connection = await psycopg.AsyncConnection.connect(self._conninfo, connect_timeout=5)
+            async with connection, connection.cursor() as cursor:
+                await cursor.executemany(_USED, rows)
         except (psycopg.Error, OSError) as error:
             logger.warning("the last use of %d tokens could not be noted: %s", len(rows), str(error).strip())

@@ -150,13 +150,23 @@ class Pipeline:
             return _failure(str(error)), error.code
         except Exception:
             logger.exception("the connector of %s failed", tool.name)
-            return _failure("The connector failed. The administrators can find the reason in the log."), "internal_error"
+            return _failure(
+                "The connector failed. The administrators can find the reason in the log."
+            ), "internal_error"
         return result, "tool_error" if result.is_error else "ok"
 
     async def _refuse(
-        self, entry: Entry, kind: str, code: str, message: str, public: str | None = None, retry_after: float | None = None
+        self,
+        entry: Entry,
+        kind: str,
+        code: str,
+        message: str,
+        public: str | None = None,
+        retry_after: float | None = None,
     ) -> Refused:
-        entry = replace(entry, kind=kind, code=code, decision="deny", detail=orjson.dumps({"message": message}).decode())
+        entry = replace(
+            entry, kind=kind, code=code, decision="deny", detail=orjson.dumps({"message": message}).decode()
+        )
         try:
             record_id = await self._ledger.write(entry, INTENT_SECONDS)
         except LedgerUnavailable:
@@ -187,7 +197,7 @@ def _entry(call: Call, snapshot: Snapshot) -> Entry:
 
 
 def _call_id(entry: Entry) -> uuid.UUID:
-    assert entry.call_id is not None  # noqa: S101 - `_entry` gave it one
+    assert entry.call_id is not None
     return entry.call_id
 
 

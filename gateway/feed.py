@@ -42,7 +42,9 @@ class Feed:
 
     @property
     def current(self) -> Snapshot | None:
-        """The snapshot, or None when there is none that was confirmed within the last seconds: then nothing is allowed."""
+        """The snapshot, or None when there is none that was confirmed within the last seconds: then nothing is
+        allowed.
+        """
         return self.snapshot if self._loop.time() - self._confirmed < _STALE_SECONDS else None
 
     async def _run(self) -> None:
@@ -79,7 +81,9 @@ class Feed:
         snapshot = await asyncio.to_thread(_load, self.snapshot)
         self.snapshot, self._confirmed = snapshot, started
         self._swapped(snapshot)
-        logger.info("policy version %d is in force after %.0f ms", snapshot.version, (self._loop.time() - started) * 1000)
+        logger.info(
+            "policy version %d is in force after %.0f ms", snapshot.version, (self._loop.time() - started) * 1000
+        )
 
 
 def _load(before: Snapshot | None) -> Snapshot:

@@ -1,8 +1,9 @@
 """Budgets: a token bucket per principal and tool, shared by all processes through Redis.
 
 A process takes tokens out of the shared bucket in small leases and spends them without asking again, so that the shared
-bucket is exact in what it hands out and a call rarely waits for it. A bucket holds one minute's calls and refills evenly.
-When Redis is away, each process falls back to a bucket of its own with its share of the budget: never unlimited.
+bucket is exact in what it hands out and a call rarely waits for it. A bucket holds one minute's calls and refills
+evenly. When Redis is away, each process falls back to a bucket of its own with its share of the budget: never
+unlimited.
 """
 
 from __future__ import annotations

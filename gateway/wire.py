@@ -21,7 +21,11 @@ MODERN = "2026-07-28"
 LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 _ASSUMED = "2025-03-26"
 _META = "io.modelcontextprotocol/"
-_VERSION_KEY, _CAPABILITIES_KEY, _CLIENT_KEY = f"{_META}protocolVersion", f"{_META}clientCapabilities", f"{_META}clientInfo"
+_VERSION_KEY, _CAPABILITIES_KEY, _CLIENT_KEY = (
+    f"{_META}protocolVersion",
+    f"{_META}clientCapabilities",
+    f"{_META}clientInfo",
+)
 SERVER_INFO_KEY = f"{_META}serverInfo"
 
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32601, -32602, -32603
@@ -32,7 +36,7 @@ _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _ROUTING = (b"mcp-protocol-version", b"mcp-method", b"mcp-name")
 _SENTINEL = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
 _LONGEST_ID = 256
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 Id = str | int | None
 
@@ -41,7 +45,14 @@ class WireError(Exception):
     """A request that cannot be served: the JSON-RPC error and the HTTP status that go back."""
 
     def __init__(
-        self, code: int, message: str, *, status: int = 400, data: Any = None, identifier: Id = None, retry_after: int = 0
+        self,
+        code: int,
+        message: str,
+        *,
+        status: int = 400,
+        data: Any = None,
+        identifier: Id = None,
+        retry_after: int = 0,
     ) -> None:
         super().__init__(message)
         self.code, self.message, self.status, self.data = code, message, status, data
@@ -64,14 +75,16 @@ class Message:
         """The W3C trace context of the request, when it is well-formed."""
         meta = self.params.get("_meta")
         value = meta.get("traceparent") if isinstance(meta, dict) else None
-        return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None
+        return value if isinstance(value, str) and TRACEPARENT.fullmatch(value) else None
 
 
 Headers = Mapping[bytes, bytes]
 
 
 def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Header names (lower case) to stripped values. A routing header that occurs twice is refused: readers would differ."""
+    """Header names (lower case) to stripped values. A routing header that occurs twice is refused: readers would
+    differ.
+    """
     found: dict[bytes, bytes] = {}
     for name, value in raw:
         if name in found and (name in _ROUTING or name.startswith(b"mcp-param-")):
@@ -130,7 +143,9 @@ def _modern(
     version = meta.get(_VERSION_KEY) if isinstance(meta, dict) else None
     if identifier is not None or version is not None:
         if not isinstance(version, str) or not isinstance(meta.get(_CAPABILITIES_KEY), dict):
-            raise WireError(INVALID_PARAMS, f"params._meta needs {_VERSION_KEY} and {_CAPABILITIES_KEY} in each request.")
+            raise WireError(
+                INVALID_PARAMS, f"params._meta needs {_VERSION_KEY} and {_CAPABILITIES_KEY} in each request."
+            )
         if header is None:
             raise WireError(HEADER_MISMATCH, "The header MCP-Protocol-Version is missing.")
         if header != version:
@@ -141,7 +156,9 @@ def _modern(
     _compare(headers, b"mcp-method", method, "Mcp-Method")
     if key := _NAMED.get(method):
         _compare(headers, b"mcp-name", params.get(key), "Mcp-Name")
-    return Message(method, params, identifier, True, MODERN, _client(meta.get(_CLIENT_KEY) if isinstance(meta, dict) else None))
+    return Message(
+        method, params, identifier, True, MODERN, _client(meta.get(_CLIENT_KEY) if isinstance(meta, dict) else None)
+    )
 
 
 def _compare(headers: Headers, name: bytes, wanted: Any, shown: str) -> None:
@@ -160,7 +177,9 @@ def compare_parameters(headers: Headers, expected: Mapping[str, tuple[str, ...]]
         if value is None and sent is None:
             continue
         if sent is None or value is None or not _same(decoded(sent), value):
-            raise WireError(HEADER_MISMATCH, f"The header {name} is missing or differs from the argument {'.'.join(path)}.")
+            raise WireError(
+                HEADER_MISMATCH, f"The header {name} is missing or differs from the argument {'.'.join(path)}."
+            )
 
 
 def _same(sent: str | None, value: Any) -> bool:
@@ -173,7 +192,7 @@ def _same(sent: str | None, value: Any) -> bool:
             return float(sent) == float(value)
         except (ValueError, OverflowError):
             return False
-    return sent == value
+    return bool(sent == value)
 
 
 def decoded(value: str) -> str | None:

@@ -50,7 +50,7 @@ class KeyRing:
         return tuple(self._keys)
 
     def derive(self, purpose: str, key_id: str | None = None) -> bytes:
-        """A 32-byte key for `purpose` only, from the named key or the primary one. Raises DecryptionError if unknown."""
+        """A 32-byte key for `purpose` only, from the named key or the primary one. Raises DecryptionError."""
         name = key_id or self.primary
         if (found := self._derived.get((name, purpose))) is not None:
             return found
@@ -64,7 +64,7 @@ class KeyRing:
         return found or self._ciphers.setdefault((key_id, purpose), AESGCM(self.derive(purpose, key_id)))
 
     def encrypt(self, plaintext: bytes, *, purpose: str, context: bytes) -> bytes:
-        """format (1 byte) | length of key id (1) | key id | nonce (12) | ciphertext and tag (16)."""
+        """Format (1 byte) | length of key id (1) | key id | nonce (12) | ciphertext and tag (16)."""
         name = self.primary.encode()
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._cipher(purpose, self.primary).encrypt(nonce, plaintext, context)
@@ -101,7 +101,9 @@ def parse(text: str) -> KeyRing:
 
 def _checked_id(name: str, known: Mapping[str, bytes]) -> str:
     if not (name.isascii() and name.isalnum() and len(name) <= 32):
-        raise ImproperlyConfigured("ENCRYPTION_KEYS: a key id is 1 to 32 letters or digits, followed by a colon and the key.")
+        raise ImproperlyConfigured(
+            "ENCRYPTION_KEYS: a key id is 1 to 32 letters or digits, followed by a colon and the key."
+        )
     if name in known:
         raise ImproperlyConfigured(f"ENCRYPTION_KEYS: the key id {name!r} occurs twice.")
     return name

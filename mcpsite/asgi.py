@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mcpsite.settings")
 
@@ -37,8 +36,7 @@ class Site:
             await self._live(receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        message: Any
-        while (message := await receive())["type"] != "lifespan.shutdown":
+        while (await receive())["type"] != "lifespan.shutdown":
             await self.gateway.start()
             await send({"type": "lifespan.startup.complete"})
         await self.gateway.stop()

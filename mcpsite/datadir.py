@@ -11,6 +11,7 @@ import base64
 import os
 import secrets
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -34,7 +35,7 @@ def _new_key() -> str:
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
-SECRETS = {
+SECRETS: dict[str, Callable[[], str]] = {
     "secret_key": lambda: secrets.token_urlsafe(64),
     "encryption_keys": lambda: f"k1:{_new_key()}",
     "postgres_password": lambda: secrets.token_urlsafe(24),

@@ -1,8 +1,8 @@
 """Reads the process environment: the one place that knows where a setting's value comes from.
 
-Every reader takes the name, what the setting is for, and a default. It also accepts `NAME_FILE`, a path whose content is
-the value, so that secrets can be mounted as files. A wrong value raises `ImproperlyConfigured` with a sentence that names
-the variable. The readers register what they read, so that the documentation can be checked against the code.
+Every reader takes the name, what the setting is for, and a default. It also accepts `NAME_FILE`, a path whose content
+is the value, so that secrets can be mounted as files. A wrong value raises `ImproperlyConfigured` with a sentence that
+names the variable. The readers register what they read, so that the documentation can be checked against the code.
 """
 
 from __future__ import annotations

@@ -35,5 +35,6 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, followed by a traceback if there is one."""
         message = record.getMessage().encode("unicode_escape").decode()
-        text = f"{datetime.fromtimestamp(record.created, UTC):%H:%M:%S} {record.levelname.lower():7} {record.name}: {message}"
+        time = datetime.fromtimestamp(record.created, UTC)
+        text = f"{time:%H:%M:%S} {record.levelname.lower():7} {record.name}: {message}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text

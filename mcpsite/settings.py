@@ -1,4 +1,4 @@
-"""Settings of the site. Every value that an installation may change comes from the environment, through `mcpsite.env`."""
+"""Settings of the site. What an installation may change comes from the environment, through `mcpsite.env`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def _generated(name: str, variable: str, value: str | None) -> str:
 
 DEBUG = env.flag("DEBUG", "Show error pages with details. Never in production.")
 SECRET_KEY = _generated(
-    "secret_key", "SECRET_KEY", env.secret("SECRET_KEY", "Signs sessions, JWTs and cursors. At least 50 random characters.")
+    "secret_key",
+    "SECRET_KEY",
+    env.secret("SECRET_KEY", "Signs sessions, JWTs and cursors. At least 50 random characters."),
 )
 if len(SECRET_KEY) < 50 and not DEBUG:
     raise ImproperlyConfigured("SECRET_KEY is too short: give it at least 50 random characters.")
@@ -40,13 +42,15 @@ ENCRYPTION_KEYS = _generated(
     "ENCRYPTION_KEYS",
     env.secret(
         "ENCRYPTION_KEYS",
-        "Keys of the encryption at rest: `id:base64` of 32 bytes, separated by commas. The first one encrypts, all decrypt.",
+        "Keys of the encryption at rest: `id:base64` of 32 bytes, separated by commas. The first encrypts.",
     ),
 )
 
 # --- Addresses -------------------------------------------------------------------------------------------------------
 PUBLIC_URL = (
-    env.url("PUBLIC_URL", "Address under which clients reach the site.", "http://localhost:8000", schemes=("http", "https"))
+    env.url(
+        "PUBLIC_URL", "Address under which clients reach the site.", "http://localhost:8000", schemes=("http", "https")
+    )
     or ""
 ).rstrip("/")
 _public = urlsplit(PUBLIC_URL)
@@ -60,7 +64,9 @@ if _public.hostname and _public.hostname not in ALLOWED_HOSTS:
     ALLOWED_HOSTS.append(_public.hostname)
 CSRF_TRUSTED_ORIGINS = [f"{_public.scheme}://{_public.netloc}"]
 MCP_ALLOWED_ORIGINS = frozenset(
-    env.words("MCP_ALLOWED_ORIGINS", "Browser origins that may call /mcp, besides the site's own (`https://app.example`).")
+    env.words(
+        "MCP_ALLOWED_ORIGINS", "Browser origins that may call /mcp, besides the site's own (`https://app.example`)."
+    )
 ) | {f"{_public.scheme}://{_public.netloc}"}
 TRUSTED_PROXIES = env.integer(
     "TRUSTED_PROXIES", "How many reverse proxies in front of the site set X-Forwarded-For.", 0, minimum=0, maximum=5
@@ -158,14 +164,20 @@ def _database(url: str, **options: Any) -> dict[str, Any]:
 
 
 EMBEDDED_DATABASE = not env.is_set("DATABASE_URL")
-_site_url = env.url("DATABASE_URL", "PostgreSQL as the site uses it: postgresql://user:password@host:5432/name.", schemes=_SCHEMES)
+_site_url = env.url(
+    "DATABASE_URL", "PostgreSQL as the site uses it: postgresql://user:password@host:5432/name.", schemes=_SCHEMES
+)
 _owner_url = env.url(
-    "DATABASE_OWNER_URL", "PostgreSQL as the owner of the schema, for migrations. Default: DATABASE_URL.", schemes=_SCHEMES
+    "DATABASE_OWNER_URL",
+    "PostgreSQL as the owner of the schema, for migrations. Default: DATABASE_URL.",
+    schemes=_SCHEMES,
 )
 if EMBEDDED_DATABASE:
     _generated("secret_key", "DATABASE_URL", None)
     _site_url, _owner_url = DATA_DIR.database_url(SITE_ROLE), DATA_DIR.database_url(OWNER_ROLE)
-_pool = env.integer("DATABASE_POOL_SIZE", "Connections that each process keeps for pages and REST.", 4, minimum=1, maximum=100)
+_pool = env.integer(
+    "DATABASE_POOL_SIZE", "Connections that each process keeps for pages and REST.", 4, minimum=1, maximum=100
+)
 DATABASES = {
     "default": _database(_site_url or "", pool={"min_size": 0, "max_size": _pool, "timeout": 5}),
     "owner": _database(_owner_url or _site_url or ""),
@@ -205,8 +217,14 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["access.rest.BearerAuthentication", "access.rest.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["access.rest.ModelPermissions"],
     "DEFAULT_PAGINATION_CLASS": "access.rest.CursorPages",
-    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend", "rest_framework.filters.SearchFilter"],
-    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer", "rest_framework.renderers.BrowsableAPIRenderer"],
+    "DEFAULT_FILTER_BACKENDS": [
+        "django_filters.rest_framework.DjangoFilterBackend",
+        "rest_framework.filters.SearchFilter",
+    ],
+    "DEFAULT_RENDERER_CLASSES": [
+        "rest_framework.renderers.JSONRenderer",
+        "rest_framework.renderers.BrowsableAPIRenderer",
+    ],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_THROTTLE_RATES": {"login": "20/min"},
@@ -224,7 +242,7 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "SCHEMA_PATH_PREFIX": "/api/v1",
 }
-SIMPLE_JWT = {
+SIMPLE_JWT: dict[str, Any] = {
     "ACCESS_TOKEN_LIFETIME": timedelta(
         minutes=env.integer("JWT_ACCESS_MINUTES", "How long an access token is valid.", 10, minimum=1, maximum=60)
     ),
@@ -244,7 +262,11 @@ SIMPLE_JWT = {
 # --- Calls -----------------------------------------------------------------------------------------------------------
 CONNECTORS = ["tools.connectors.sql.SqlConnector", "tools.connectors.mcp.McpConnector"]
 CALL_TIMEOUT_SECONDS = env.integer(
-    "CALL_TIMEOUT_SECONDS", "Longest time that one tool call may take, unless its data source says less.", 30, minimum=1, maximum=600
+    "CALL_TIMEOUT_SECONDS",
+    "Longest time that one tool call may take, unless its data source says less.",
+    30,
+    minimum=1,
+    maximum=600,
 )
 CALLS_PER_MINUTE = env.integer(
     "CALLS_PER_MINUTE", "Budget of a principal per tool where no grant sets one.", 600, minimum=1, maximum=10_000_000
@@ -253,7 +275,11 @@ MCP_MAX_BODY_BYTES = env.integer(
     "MCP_MAX_BODY_BYTES", "Largest request body at /mcp.", 4 * 1024 * 1024, minimum=1024, maximum=64 * 1024 * 1024
 )
 MAX_RESULT_BYTES = env.integer(
-    "MAX_RESULT_BYTES", "Largest answer that is taken from an upstream.", 16 * 1024 * 1024, minimum=1024, maximum=256 * 1024 * 1024
+    "MAX_RESULT_BYTES",
+    "Largest answer that is taken from an upstream.",
+    16 * 1024 * 1024,
+    minimum=1024,
+    maximum=256 * 1024 * 1024,
 )
 WEB_WORKERS = env.integer("WEB_WORKERS", "Web worker processes.", 2, minimum=1, maximum=64)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -257,7 +256,6 @@ class ToolAdmin(RecordedAdmin):
     list_filter_submit = True
     list_select_related = ("source", "current")
     search_fields = ("name", "tags", "source__name", "current__definition")
-    autocomplete_fields: Sequence[str] = ()
     readonly_fields = ("source_name", "definition", "updated_at", "shown_spec")
     formfield_overrides = {ArrayField: {"widget": UnfoldAdminTextInputWidget}}
     inlines = (VersionInline,)
@@ -292,7 +290,7 @@ class ToolAdmin(RecordedAdmin):
         return DataSource.objects.filter(kind__in=by_hand).order_by("name")
 
     def _started(self, request: HttpRequest, obj: Tool | None) -> Tool:
-        return obj or Tool(source=self._writable_sources().get(pk=request.GET.get("source")))
+        return obj or Tool(source=self._writable_sources().get(pk=request.GET["source"]))
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         """The form with the fields of the source's kind."""

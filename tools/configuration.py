@@ -20,14 +20,12 @@ class Refused(ValueError):
     """`errors` says what is wrong with each option; under the empty name, with all of them together."""
 
     def __init__(self, errors: Mapping[str, list[str]]) -> None:
-        super().__init__(
-            "; ".join(f"{name}: {' '.join(said)}" if name else " ".join(said) for name, said in errors.items())
-        )
+        super().__init__("; ".join(f"{name}: {' '.join(said)}".removeprefix(": ") for name, said in errors.items()))
         self.errors = dict(errors)
 
 
 def configure(source: DataSource, options: Mapping[str, Any], secrets: Mapping[str, str | None]) -> None:
-    """Set the source's options and secrets, unsaved. A secret that is not named is kept; None removes it. Raises Refused.
+    """Set the source's options and secrets, unsaved. A secret not named is kept; None removes it. Raises Refused.
 
     `source.kind` must be set. A kept secret must be given again when the address that it is sent to changes.
     """
@@ -56,7 +54,7 @@ def stored_secrets(source: DataSource) -> dict[str, Any]:
 
 
 def specify(tool: Tool, spec: Mapping[str, Any]) -> None:
-    """Set the tool's spec, unsaved, if its connector can make a definition of it. `tool.source` must be set. Raises Refused."""
+    """Set the tool's spec, unsaved, if its connector can define it. Needs `tool.source`. Raises Refused."""
     checked = _validated(connector_class(tool.source.kind).ToolSpec, dict(spec))
     tool.spec = checked.model_dump(mode="json", by_alias=True)
     try:

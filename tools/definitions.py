@@ -50,8 +50,8 @@ def derive(tool: Tool) -> dict[str, Any] | None:
 def publish(tool: Tool, offered: dict[str, Any] | None = None) -> ToolVersion:
     """Make the tool's definition current, as a new version if it differs, and return that version.
 
-    `offered` is what the source said of it. Without one, a hand-written tool is derived from its spec and a discovered one
-    keeps its definition (under its present name). Raises DefinitionRefused; the tool then stays as it was.
+    `offered` is what the source said of it. Without one, a hand-written tool is derived from its spec and a discovered
+    one keeps its definition (under its present name). Raises DefinitionRefused; the tool then stays as it was.
     """
     definition = offered or derive(tool) or _present(tool)
     definition = named(definition, tool.name)
@@ -79,9 +79,7 @@ def _present(tool: Tool) -> dict[str, Any]:
 def _add_version(tool: Tool, text: str, mark: str) -> ToolVersion:
     Tool.objects.select_for_update().get(pk=tool.pk)
     last = ToolVersion.objects.filter(tool=tool).aggregate(Max("number"))["number__max"] or 0
-    version = ToolVersion.objects.create(
-        tool=tool, number=last + 1, definition=text, spec=tool.spec, fingerprint=mark
-    )
+    version = ToolVersion.objects.create(tool=tool, number=last + 1, definition=text, spec=tool.spec, fingerprint=mark)
     tool.current = version
     tool.save(update_fields=["current", "updated_at"])
     return version

@@ -1,9 +1,9 @@
 """Where connectors may connect: the one gate for every outgoing connection.
 
 An address outside is allowed. An address inside (loopback, link-local, private, shared, reserved, multicast, and IPv6
-forms that carry one of these) is refused unless a rule of an administrator names it. A name is resolved once, all of its
-addresses are checked where the socket is made, and the connection goes to a checked address, so that a second answer of the resolver cannot lead
-elsewhere. HTTP clients use no proxy of the environment and follow no redirect.
+forms that carry one of these) is refused unless a rule of an administrator names it. A name is resolved once, all of
+its addresses are checked where the socket is made, and the connection goes to a checked address, so that a second
+answer of the resolver cannot lead elsewhere. HTTP clients use no proxy of the environment and follow no redirect.
 """
 
 from __future__ import annotations
@@ -24,12 +24,38 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 # Python's `is_global` of 3.11 calls several of these global: the list is ours (RFC 6890 and the IANA registries).
 _INSIDE: tuple[IPNetwork, ...] = tuple(
     ipaddress.ip_network(network)
-    for network in (
-        "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 "
-        "192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4 "
-        "::/96 ::1/128 ::ffff:0:0:0/96 64:ff9b::/96 64:ff9b:1::/48 100::/64 2001::/23 2001:db8::/32 2002::/16 "
-        "3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8"
-    ).split()
+    for network in [
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "::/96",
+        "::1/128",
+        "::ffff:0:0:0/96",
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "100::/64",
+        "2001::/23",
+        "2001:db8::/32",
+        "2002::/16",
+        "3fff::/20",
+        "5f00::/16",
+        "fc00::/7",
+        "fe80::/10",
+        "fec0::/10",
+        "ff00::/8",
+    ]
 )
 # The metadata services of clouds hand out credentials: no rule opens them.
 _METADATA = frozenset(

@@ -74,7 +74,7 @@ def _field(shape: dict[str, Any], common: dict[str, Any]) -> forms.Field:
         case "boolean":
             return forms.BooleanField(**{**common, "required": False}, widget=widgets.UnfoldBooleanSwitchWidget())
         case "integer":
-            limits = {"min_value": shape.get("minimum"), "max_value": shape.get("maximum")}
+            limits: dict[str, Any] = {"min_value": shape.get("minimum"), "max_value": shape.get("maximum")}
             return forms.IntegerField(**common, **limits, widget=widgets.UnfoldAdminIntegerFieldWidget())
         case "number":
             return forms.FloatField(**common, widget=widgets.UnfoldAdminDecimalFieldWidget())

@@ -1,4 +1,6 @@
-"""Arguments that are mirrored as `Mcp-Param-*` headers (MCP 2026-07-28, transports, "Custom headers from tool parameters")."""
+"""Arguments that are mirrored as `Mcp-Param-*` headers (MCP 2026-07-28, transports, "Custom headers from tool
+parameters").
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,9 @@ class DataSource(models.Model):
     """One connection to the outside world: a database, a service, an upstream MCP server."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    name = models.CharField(max_length=48, unique=True, validators=[slug], help_text="Stable name, e.g. `support-desk`.")
+    name = models.CharField(
+        max_length=48, unique=True, validators=[slug], help_text="Stable name, e.g. `support-desk`."
+    )
     description = models.TextField(blank=True, help_text="What an administrator should know about it.")
     kind = models.CharField(max_length=32, help_text="Which connector speaks to it.")
     options = models.JSONField(default=dict, blank=True, help_text="The connector's options, without secrets.")
@@ -75,7 +77,9 @@ class Tool(models.Model):
         default=Effect.WRITE,
         help_text="Calls of tools with effects leave an intent in the ledger before they start.",
     )
-    tags = ArrayField(models.CharField(max_length=32, validators=[tag]), default=list, blank=True, help_text="For grants by tag.")
+    tags = ArrayField(
+        models.CharField(max_length=32, validators=[tag]), default=list, blank=True, help_text="For grants by tag."
+    )
     enabled = models.BooleanField(default=True, help_text="When off, the tool looks as if it did not exist.")
     current = models.ForeignKey("ToolVersion", null=True, on_delete=models.PROTECT, related_name="+", editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -140,10 +144,15 @@ class EgressRule(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     network = models.CharField(
-        max_length=210, validators=[validate_network], help_text="`10.1.0.0/16`, `127.0.0.1/32` or `unix:/run/postgresql`."
+        max_length=210,
+        validators=[validate_network],
+        help_text="`10.1.0.0/16`, `127.0.0.1/32` or `unix:/run/postgresql`.",
     )
     port = models.PositiveIntegerField(
-        null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(65535)], help_text="Empty: every port."
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(65535)],
+        help_text="Empty: every port.",
     )
     note = models.CharField(max_length=200, help_text="Why this is allowed.")
     created_at = models.DateTimeField(auto_now_add=True)

@@ -1,7 +1,8 @@
 """Argument checks: a tool's input schema, vetted and compiled once.
 
-JSON Schema 2020-12 unless the schema names another dialect. No `$ref` is ever fetched; patterns run in linear time; depth
-and size are bounded, since schemas come from upstreams as well (MCP 2026-07-28, server/tools, "Security considerations").
+JSON Schema 2020-12 unless the schema names another dialect. No `$ref` is ever fetched; patterns run in linear time;
+depth and size are bounded, since schemas come from upstreams as well (MCP 2026-07-28, server/tools, "Security
+considerations").
 """
 
 from __future__ import annotations

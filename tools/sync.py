@@ -84,8 +84,8 @@ def _sentence(error: Exception) -> str:
 def sync_source(row: DataSource) -> SyncOutcome:
     """Bring the source's tools up to date with what it offers. Raises ConnectorError and ValueError.
 
-    New tools are enabled, with their effect prefilled from the upstream's hints; no role may call them before a grant names
-    them. A tool that is no longer offered stays in the catalogue, switched off.
+    New tools are enabled, with their effect prefilled from the upstream's hints; no role may call them before a grant
+    names them. A tool that is no longer offered stays in the catalogue, switched off.
     """
     if not connector_class(row.kind).discovers:
         return _republish(row)

@@ -130,7 +130,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
                 ('tag', models.CharField(blank=True, help_text='Every tool that has this tag.', max_length=32, validators=[django.core.validators.RegexValidator('^[a-z0-9][a-z0-9_-]{0,31}\\Z', 'Use 1 to 32 lower-case letters, digits, hyphens and underscores.')])),
-                ('calls_per_minute', models.PositiveIntegerField(blank=True, help_text="Budget of each principal for each tool. Empty: the site's default. Where several grants fit, the largest.", null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(10000000)])),
+                ('calls_per_minute', models.PositiveIntegerField(blank=True, help_text="Budget of each principal for each tool. Empty: the site's default. Of several grants the largest.", null=True, validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(10000000)])),
                 ('created_at', models.DateTimeField(auto_now_add=True)),
                 ('tool', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='grants', to='tools.tool')),
                 ('toolset', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='grants', to='tools.toolset')),

@@ -1,8 +1,8 @@
 """Upstream MCP servers over streamable HTTP, of either era.
 
-Speaks JSON-RPC itself instead of using the SDK's client, which costs three times the whole call: what comes back is passed
-on, not rebuilt from typed models. The era is found once and remembered: `server/discover` (2026-07-28), and where that is
-not known the `initialize` handshake of the older revisions with its session id.
+Speaks JSON-RPC itself instead of using the SDK's client, which costs three times the whole call: what comes back is
+passed on, not rebuilt from typed models. The era is found once and remembered: `server/discover` (2026-07-28), and
+where that is not known the `initialize` handshake of the older revisions with its session id.
 """
 
 from __future__ import annotations
@@ -38,8 +38,12 @@ class McpOptions(Options):
     """How to reach the server."""
 
     url: HttpUrl = Field(description="The server's endpoint, e.g. https://mcp.example.com/mcp.")
-    bearer_token: SecretStr | None = Field(default=None, description="Sent as `Authorization: Bearer`, if it needs one.")
-    max_connections: int = Field(default=32, ge=1, le=512, description="Connections that each process keeps at the most.")
+    bearer_token: SecretStr | None = Field(
+        default=None, description="Sent as `Authorization: Bearer`, if it needs one."
+    )
+    max_connections: int = Field(
+        default=32, ge=1, le=512, description="Connections that each process keeps at the most."
+    )
 
     @field_validator("url")
     @classmethod
@@ -66,7 +70,7 @@ class _RpcError(Exception):
 
 
 def header_value(value: str) -> str:
-    """The value as a header may carry it: plain, or as `=?base64?…?=` (MCP 2026-07-28, transports, "Custom headers")."""
+    """The value as a header may carry it: plain, or as `=?base64?…?=` (MCP 2026-07-28, transports)."""
     if _HEADER_SAFE.fullmatch(value) and not value.startswith("=?base64?"):
         return value
     return f"=?base64?{base64.b64encode(value.encode()).decode()}?="
@@ -102,8 +106,7 @@ class McpConnector(Connector):
         """Greet the server anew."""
         self._modern = None
         await self._open(self.source.timeout_seconds)
-        revision = MODERN if self._modern else self._session.get("MCP-Protocol-Version", "")
-        return f"{self._server} answers with revision {revision}."
+        return f"{self._server} answers with revision {self._revision()}."
 
     async def discover(self) -> list[Offer]:
         """All pages of tools/list, each definition as it came."""
@@ -119,11 +122,13 @@ class McpConnector(Connector):
                 return offers
             if len(offers) > _MOST_TOOLS:
                 break
-        raise ConnectorError("too_many_tools", f"The server lists more than {_MOST_TOOLS} tools or {_MOST_PAGES} pages.")
+        raise ConnectorError(
+            "too_many_tools", f"The server lists more than {_MOST_TOOLS} tools or {_MOST_PAGES} pages."
+        )
 
     async def call(self, spec: Spec, arguments: dict[str, Any], context: Context) -> Result:
         """tools/call."""
-        assert isinstance(spec, McpTool)  # noqa: S101 - narrows the type
+        assert isinstance(spec, McpTool)
         params: dict[str, Any] = {"name": spec.name, "arguments": arguments}
         if context.traceparent:
             params["_meta"] = {"traceparent": context.traceparent}
@@ -156,6 +161,9 @@ class McpConnector(Connector):
             except (aiohttp.ClientError, TimeoutError):
                 pass  # It expires by itself.
         await client.close()
+
+    def _revision(self) -> str:
+        return MODERN if self._modern else self._session.get("MCP-Protocol-Version", "")
 
     # --- Greeting -----------------------------------------------------------------------------------------------------
 
@@ -200,7 +208,9 @@ class McpConnector(Connector):
         result = await self._request("initialize", params, seconds)
         version = result.get("protocolVersion")
         if version not in LEGACY:
-            raise ConnectorError("unsupported_version", f"The server speaks revision {version!r}, which is not known here.")
+            raise ConnectorError(
+                "unsupported_version", f"The server speaks revision {version!r}, which is not known here."
+            )
         self._session["MCP-Protocol-Version"] = version
         self._server = _name_of(result.get("serverInfo"))
         await self._post({"jsonrpc": "2.0", "method": "notifications/initialized"}, None, seconds, {})
@@ -254,9 +264,8 @@ class McpConnector(Connector):
             ) from error
 
     async def _answer(self, response: aiohttp.ClientResponse, identifier: int | None) -> dict[str, Any] | None:
-        if session := response.headers.get("Mcp-Session-Id"):
-            if not self._modern:
-                self._session["Mcp-Session-Id"] = session
+        if not self._modern and (session := response.headers.get("Mcp-Session-Id")):
+            self._session["Mcp-Session-Id"] = session
         if response.status == 404 and self._session.get("Mcp-Session-Id"):
             self._modern = None  # The session has ended: greet anew at the next call.
             raise ConnectorError("upstream_unavailable", "The upstream ended its session.", retryable=True, sent=False)
@@ -318,7 +327,9 @@ def _name_of(info: object) -> str:
 def _offer(definition: dict[str, Any]) -> Offer:
     hints = definition.get("annotations")
     hints = hints if isinstance(hints, dict) else {}
-    effect = "read" if hints.get("readOnlyHint") is True else "destructive" if hints.get("destructiveHint") is True else None
+    effect = (
+        "read" if hints.get("readOnlyHint") is True else "destructive" if hints.get("destructiveHint") is True else None
+    )
     spec: dict[str, Any] = {"name": definition["name"]}
     if headers := {".".join(path): name for path, name in mirrored(definition.get("inputSchema")).items()}:
         spec["headers"] = headers

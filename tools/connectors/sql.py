@@ -1,8 +1,8 @@
 """SQL databases (PostgreSQL): a tool is a statement that an administrator wrote, with typed and bound parameters.
 
-Reading only, behind three walls: the role should have no right to write (the check says whether it has), each call runs in
-a READ ONLY transaction that is rolled back, and the statement was read by `sql_guard` when it was saved. The extended
-protocol is used always, so that one call is one statement.
+Reading only, behind three walls: the role should have no right to write (the check says whether it has), each call runs
+in a READ ONLY transaction that is rolled back, and the statement was read by `sql_guard` when it was saved. The
+extended protocol is used always, so that one call is one statement.
 """
 
 from __future__ import annotations
@@ -61,10 +61,14 @@ class SqlOptions(Options):
     tls: Literal["disable", "prefer", "require", "verify-full"] = Field(
         default="prefer", description="`verify-full` in production: encrypted, and the server proves its name."
     )
-    statement_timeout_seconds: int = Field(default=10, ge=1, le=600, description="The database stops a statement after this.")
+    statement_timeout_seconds: int = Field(
+        default=10, ge=1, le=600, description="The database stops a statement after this."
+    )
     max_rows: int = Field(default=1000, ge=1, le=100_000, description="Rows of one answer at the most.")
     max_bytes: int = Field(default=1_048_576, ge=1024, le=16_777_216, description="Bytes of one answer at the most.")
-    max_connections: int = Field(default=5, ge=1, le=100, description="Connections that each process keeps at the most.")
+    max_connections: int = Field(
+        default=5, ge=1, le=100, description="Connections that each process keeps at the most."
+    )
 
     model_config = Options.model_config | {"populate_by_name": True}
 
@@ -73,7 +77,9 @@ class Parameter(Spec):
     """One typed parameter of a statement."""
 
     name: str = Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")
-    type: Literal["string", "integer", "number", "boolean", "date", "datetime", "uuid", "string[]", "integer[]"] = "string"
+    type: Literal["string", "integer", "number", "boolean", "date", "datetime", "uuid", "string[]", "integer[]"] = (
+        "string"
+    )
     description: str = Field(default="", max_length=1000)
     required: bool = True
     default: Any = None
@@ -108,8 +114,12 @@ class SqlTool(Spec):
     """A statement and what it is called with."""
 
     title: str = Field(default="", max_length=120)
-    description: str = Field(min_length=1, max_length=4000, description="What the model reads to decide whether to call it.")
-    statement: str = Field(min_length=1, max_length=20_000, description="One SELECT. Parameters are written as `:name`.")
+    description: str = Field(
+        min_length=1, max_length=4000, description="What the model reads to decide whether to call it."
+    )
+    statement: str = Field(
+        min_length=1, max_length=20_000, description="One SELECT. Parameters are written as `:name`."
+    )
     parameters: list[Parameter] = Field(default_factory=list, max_length=50)
 
     @field_validator("parameters")
@@ -162,7 +172,7 @@ class SqlConnector(Connector):
     @classmethod
     def define(cls, name: str, spec: Spec) -> dict[str, Any]:
         """The tool with its schema derived from the parameters. Raises StatementRefused."""
-        assert isinstance(spec, SqlTool)  # noqa: S101 - narrows the type
+        assert isinstance(spec, SqlTool)
         sql_guard.check(spec.statement, (p.name for p in spec.parameters))
         required = [p.name for p in spec.parameters if p.required and p.default is None]
         schema: dict[str, Any] = {
@@ -173,13 +183,20 @@ class SqlConnector(Connector):
         if required:
             schema["required"] = required
         title = {"title": spec.title} if spec.title else {}
-        hints = {**title, "readOnlyHint": True, "destructiveHint": False, "idempotentHint": True, "openWorldHint": False}
+        hints = {
+            **title,
+            "readOnlyHint": True,
+            "destructiveHint": False,
+            "idempotentHint": True,
+            "openWorldHint": False,
+        }
         return {"name": name, **title, "description": spec.description, "inputSchema": schema, "annotations": hints}
 
     async def check(self) -> str:
         """Connect, and try whether the role could write."""
         async with self._failures(), asyncio.timeout(self.source.timeout_seconds):
-            async with await self._connect() as connection:
+            connection = await self._connect()
+            async with connection:
                 cursor = await connection.execute(
                     "SELECT current_setting('server_version'), current_user,"
                     " (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),"
@@ -193,12 +210,12 @@ class SqlConnector(Connector):
         if is_superuser:
             return f"{found}. Warning: this role is a superuser. Use one that can only read what the tools need."
         if can_write:
-            return f"{found}. Warning: this role may change tables. Use one that can only read; calls are read-only anyway."
+            return f"{found}. Warning: this role may change tables, though calls cannot. Use one that can only read."
         return f"{found}, which proved unable to write."
 
     async def call(self, spec: Spec, arguments: dict[str, Any], context: Context) -> Result:
         """Run the statement in a transaction that is rolled back, and take no more rows than allowed."""
-        assert isinstance(spec, SqlTool)  # noqa: S101 - narrows the type
+        assert isinstance(spec, SqlTool)
         async with self._failures(), asyncio.timeout(context.deadline_seconds):
             pool = await self._opened()
             async with pool.connection(timeout=context.deadline_seconds) as connection:
@@ -251,7 +268,7 @@ class SqlConnector(Connector):
         async with self._opening:
             if self._pool is None:
                 pool = AsyncConnectionPool(
-                    kwargs=self._keywords,  # type: ignore[arg-type]
+                    kwargs=self._keywords,
                     min_size=0,
                     max_size=self._options.max_connections,
                     max_idle=300,
@@ -265,8 +282,8 @@ class SqlConnector(Connector):
                 async with await self._connect():
                     pass
                 await pool.open()
-                self._pool = pool  # type: ignore[assignment]
-        assert self._pool is not None  # noqa: S101 - narrows the type
+                self._pool = pool
+        assert self._pool is not None
         return self._pool
 
     async def _rows(
@@ -276,13 +293,16 @@ class SqlConnector(Connector):
         limits, rows, size = self._options, list[bytes](), 0
         columns: list[str] = []
         async with connection.cursor() as cursor:
-            stream = cursor.stream(spec.bound, spec.values(arguments), size=min(_FETCH, limits.max_rows + 1))
+            size_of_fetch = min(_FETCH, limits.max_rows + 1)
+            stream: Any = cursor.stream(spec.bound, spec.values(arguments), size=size_of_fetch)
             async with contextlib.aclosing(stream):
                 async for row in stream:
                     columns = columns or _unique([column.name for column in cursor.description or ()])
                     if len(rows) == limits.max_rows:
                         return columns, rows, {"reason": "max_rows", "limit": limits.max_rows}
-                    encoded = orjson.dumps(dict(zip(columns, row, strict=True)), default=_json, option=orjson.OPT_NON_STR_KEYS)
+                    encoded = orjson.dumps(
+                        dict(zip(columns, row, strict=True)), default=_json, option=orjson.OPT_NON_STR_KEYS
+                    )
                     size += len(encoded) + 1
                     if size > limits.max_bytes:
                         return columns, rows, {"reason": "max_bytes", "limit": limits.max_bytes}
@@ -302,7 +322,9 @@ class SqlConnector(Connector):
             raise ConnectorError("upstream_timeout", "The database gave no answer in time.") from error
         except psycopg.errors.QueryCanceled as error:
             seconds = self._options.statement_timeout_seconds
-            raise ConnectorError("upstream_timeout", f"The database stopped the statement after {seconds} s.") from error
+            raise ConnectorError(
+                "upstream_timeout", f"The database stopped the statement after {seconds} s."
+            ) from error
         except psycopg.errors.ReadOnlySqlTransaction as error:
             raise ConnectorError("read_only", "The statement tried to write; this source is read-only.") from error
         except psycopg.errors.InsufficientPrivilege as error:
@@ -314,7 +336,9 @@ class SqlConnector(Connector):
                 "upstream_unavailable", "The database cannot be reached or refuses the login.", retryable=True
             ) from error
         except psycopg.Error as error:
-            raise ConnectorError("upstream_refused", f"The database refused the statement: {_primary(error)}") from error
+            raise ConnectorError(
+                "upstream_refused", f"The database refused the statement: {_primary(error)}"
+            ) from error
 
 
 async def _read_only(connection: psycopg.AsyncConnection[Any]) -> None:

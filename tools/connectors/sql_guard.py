@@ -67,8 +67,12 @@ def check(statement: str, declared: Iterable[str]) -> None:
     if not isinstance(tree, (exp.Select, exp.SetOperation, exp.Subquery, exp.Values)):
         raise StatementRefused("Only SELECT (also with WITH and UNION) is accepted.")
     for node in tree.walk():
-        if isinstance(node, (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Drop, exp.Command, exp.Into)):
-            raise StatementRefused(f"The statement changes data or structure ({node.key.upper()}): only reading is accepted.")
+        if isinstance(
+            node, (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Drop, exp.Command, exp.Into)
+        ):
+            raise StatementRefused(
+                f"The statement changes data or structure ({node.key.upper()}): only reading is accepted."
+            )
         if isinstance(node, exp.Lock):
             raise StatementRefused("The statement locks rows (FOR UPDATE or FOR SHARE): only reading is accepted.")
         name = _function_name(node)

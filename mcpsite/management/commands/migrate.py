@@ -15,7 +15,9 @@ _LOCK = 7_035_916_239
 
 
 class Command(migrate.Command):
-    """Django's `migrate` over the `owner` connection, under an advisory lock; then the site's role gets its privileges."""
+    """Django's `migrate` over the `owner` connection, under an advisory lock; then the site's role gets its
+    privileges.
+    """
 
     def add_arguments(self, parser: Any) -> None:
         """Django's own, with `owner` as the default database."""

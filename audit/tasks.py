@@ -1,0 +1,24 @@
+"""Jobs of the ledger."""
+
+from __future__ import annotations
+
+import logging
+
+from django.db import connection
+from procrastinate.contrib.django import app
+
+logger = logging.getLogger("audit.tasks")
+
+_MONTHS_AHEAD = 3
+
+
+@app.periodic(cron="17 3 * * *")
+@app.task(queueing_lock="audit.partitions", retry=5, name="audit.partitions")
+def prepare_partitions(timestamp: int) -> int:
+    """Make the partitions of the coming months, so that no record ever lacks a place. Returns how many were made."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT audit_make_partitions(%s)", [_MONTHS_AHEAD])
+        made: int = cursor.fetchone()[0]
+    if made:
+        logger.info("%d partitions of the ledger were made", made)
+    return made

@@ -1,0 +1,120 @@
+"""Call a tool by REST: the same pipeline, behind DRF's authentication."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from asgiref.sync import async_to_sync
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import exceptions, serializers
+from rest_framework.authentication import get_authorization_header
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from access import policy
+from access.models import Scope
+from access.rest import Unavailable, require_scope
+from access.snapshot import Principal, Snapshot
+from access.tokens import InvalidToken
+from audit.caller import REQUEST_ID, address_of
+from gateway.app import Gateway
+from gateway.calls import Answer, Call, Refused
+from gateway.wire import TRACEPARENT
+
+
+class ArgumentsSerializer(serializers.Serializer[dict[str, Any]]):
+    """What a call takes."""
+
+    arguments = serializers.DictField(
+        required=False, help_text="The tool's arguments, as its input schema describes them."
+    )
+
+
+class AnswerSerializer(serializers.Serializer[dict[str, Any]]):
+    """What a call gives back."""
+
+    record = serializers.UUIDField(help_text="Id of the record in the ledger.")
+    call = serializers.UUIDField(help_text="Id of the call: intent and outcome share it.")
+    code = serializers.CharField(help_text="`ok`, or the stable word for what went wrong outside.")
+    result = serializers.DictField(help_text="The tool's result (MCP CallToolResult), as its source gave it.")
+
+
+class CallRefused(exceptions.APIException):
+    """A refusal of the pipeline, as a problem with the same stable code."""
+
+    statuses = {"unknown_tool": 404, "budget_exhausted": 429, "invalid_arguments": 400}
+
+    def __init__(self, refusal: Refused) -> None:
+        super().__init__(str(refusal), refusal.code)
+        self.status_code = self.statuses.get(refusal.code, 503)
+        self.wait = refusal.retry_after
+
+
+class CallToolView(APIView):
+    """Call one tool. A tool that is not granted looks as if it did not exist."""
+
+    permission_classes = [IsAuthenticated]
+    required_scope = Scope.TOOLS
+
+    @extend_schema(
+        operation_id="tools_call",
+        request=ArgumentsSerializer,
+        responses={200: AnswerSerializer, 404: OpenApiResponse(description="No such tool, or it is not granted.")},
+    )
+    def post(self, request: Request, name: str) -> Response:
+        """Enter the pipeline with the arguments of the body."""
+        require_scope(request, self.required_scope)
+        gateway, snapshot = _gateway(request)
+        given = ArgumentsSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        arguments = given.validated_data.get("arguments", {})
+        call = Call(
+            principal=_principal(request, snapshot),
+            tool=name,
+            arguments=arguments,
+            raw=orjson.dumps(arguments),
+            door="rest",
+            client=request.META.get("HTTP_USER_AGENT", "")[:200] or None,
+            address=address_of(request),
+            request_id=request.META.get(REQUEST_ID),
+            traceparent=traceparent_of(request),
+        )
+        try:
+            answer = async_to_sync(gateway.pipeline.call)(call)
+        except Refused as refusal:
+            raise CallRefused(refusal) from refusal
+        return _response(answer)
+
+
+def traceparent_of(request: Request) -> str | None:
+    """The W3C trace context of the request, when it is well-formed."""
+    value = request.headers.get("traceparent", "")
+    return value if TRACEPARENT.fullmatch(value) else None
+
+
+def _gateway(request: Request) -> tuple[Gateway, Snapshot]:
+    gateway: Gateway | None = getattr(request._request, "scope", {}).get("mcpsite.gateway")
+    snapshot = gateway.feed.current if gateway is not None else None
+    if gateway is None or snapshot is None:
+        raise Unavailable("The policy is not loaded. Try again in a few seconds.", code="policy_unavailable")
+    return gateway, snapshot
+
+
+def _principal(request: Request, snapshot: Snapshot) -> Principal:
+    scheme, _, raw = get_authorization_header(request).strip().partition(b" ")
+    try:
+        if scheme.lower() == b"bearer":
+            return policy.principal_of(snapshot, raw.strip().decode("latin-1"))
+        return policy.principal_of_user(snapshot, int(request.user.pk or 0))
+    except InvalidToken as error:
+        # The database knows the token already, but the policy in force here does not yet: a moment's difference.
+        raise Unavailable("The policy is being loaded. Try again in a second.", code="policy_unavailable") from error
+
+
+def _response(answer: Answer) -> Response:
+    # The result may hold prepared JSON (orjson.Fragment), which only orjson can write.
+    result = orjson.loads(orjson.dumps(answer.result))
+    return Response({"record": answer.record_id, "call": answer.call_id, "code": answer.code, "result": result})
