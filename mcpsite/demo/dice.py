@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import accumulate
@@ -36,9 +37,11 @@ class Dice:
 
     def weighted(self, things: Sequence[T], weights: Sequence[float]) -> T:
         """One of `things`, as likely as its weight says."""
-        sums = list(accumulate(weights))
-        mark = self.roll() * sums[-1]
-        return things[next(index for index, total in enumerate(sums) if mark < total)]
+        return self.by_sums(things, list(accumulate(weights)))
+
+    def by_sums(self, things: Sequence[T], sums: Sequence[float]) -> T:
+        """As `weighted`, for weights that were added up beforehand."""
+        return things[bisect_right(sums, self.roll() * sums[-1])]
 
     def hours(self, low: float, high: float) -> timedelta:
         """A duration in hours."""

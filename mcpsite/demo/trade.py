@@ -7,6 +7,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
+from itertools import accumulate
 
 from mcpsite.demo.dice import Dice
 from mcpsite.demo.words import CARRIERS, COMPANIES, COUNTRIES, PRODUCTS, Country, Product
@@ -149,7 +150,7 @@ def _article(number: int, product: Product, dice: Dice, now: datetime) -> Articl
 def make_orders(dice: Dice, now: datetime, customers: list[Customer], articles: list[Article]) -> list[Order]:
     """Orders of the last two years, more of them lately, each as far as it can have come by `now`."""
     since = [customer.created_at for customer in customers]
-    appeal = [1 / rank**0.6 for rank in _shuffled_ranks(dice, len(articles))]
+    appeal = list(accumulate(1 / rank**0.6 for rank in _shuffled_ranks(dice, len(articles))))
     ages = sorted((DAYS * dice.roll() ** 1.3 for _ in range(ORDERS)), reverse=True)
     orders = []
     for number, age in enumerate(ages, 1):
@@ -169,12 +170,15 @@ def _shuffled_ranks(dice: Dice, count: int) -> list[int]:
 def _basket(
     dice: Dice, customer: Customer, at: datetime, articles: list[Article], appeal: list[float]
 ) -> tuple[str, list[Line]]:
-    on_sale = [article.launched_at <= at for article in articles]
-    weights = [weight if sold else 0.0 for weight, sold in zip(appeal, on_sale, strict=True)]
     size = dice.weighted((1, 2, 3, 4), (52, 28, 14, 6))
-    chosen = {article.id: article for article in (dice.weighted(articles, weights) for _ in range(size))}
+    chosen = {article.id: article for article in (_on_sale(dice, at, articles, appeal) for _ in range(size))}
     delivery = "pickup" if customer.country.code == "DE" and dice.chance(0.45) else "parcel"
     return delivery, [_line(dice, customer, article) for article in chosen.values()]
+
+
+def _on_sale(dice: Dice, at: datetime, articles: list[Article], appeal: list[float]) -> Article:
+    article = dice.by_sums(articles, appeal)
+    return article if article.launched_at <= at else _on_sale(dice, at, articles, appeal)
 
 
 def _line(dice: Dice, customer: Customer, article: Article) -> Line:

@@ -15,8 +15,8 @@ class Command(BaseCommand):
 
     help = (
         "Load the demo: a company with customers, orders and tickets in a schema of its own, with sources, tools,"
-        " roles, people and tokens. Its upstream server must be running: python -m mcpsite.demo.upstream --port 8010, with the"
-        " token of <data directory>/secrets/demo_upstream_token in DEMO_UPSTREAM_TOKEN."
+        " roles, people and tokens. Its upstream server must be running: python -m mcpsite.demo.upstream --port 8010,"
+        " with the token of <data directory>/secrets/demo_upstream_token in DEMO_UPSTREAM_TOKEN."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
