@@ -72,7 +72,7 @@ def _known(raw: str) -> tuple[User, Credential] | None:
         return token.user, Credential(token.prefix, frozenset(token.scopes), token.toolset_id)
     try:
         claims = tokens.claims_of(raw)
-        return tokens.user_of(claims), Credential(claims.session)
+        return tokens.user_of(claims), Credential(f"session {claims.session[:8]}")
     except tokens.InvalidToken:
         return None
 

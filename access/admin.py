@@ -1,0 +1,341 @@
+"""Users, roles, grants and tokens in the admin. What somebody may give to others is decided by `access.privileges`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from django import forms
+from django.contrib import admin
+from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import models, transaction
+from django.db.models import Count, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from unfold.contrib.filters.admin import BooleanRadioFilter  # type: ignore[import-untyped]
+
+from access import token_admin  # noqa: F401 - registers
+from access.models import Grant, Role, ServiceAccount, User
+from access.pages import LoginForm, after_password_change
+from access.privileges import assignable_groups, assignable_permissions, keep_a_superuser, may_edit_role, may_manage
+from access.reach import Reach, reach_of_role, reach_of_user
+from audit.changes import stored
+from audit.doors import RecordedAdmin
+from audit.theme import BaseTabularInline, badge, display
+from tools.models import Tool
+
+if TYPE_CHECKING:
+    from django.contrib.auth.forms import AdminPasswordChangeForm, UserChangeForm
+    from django.contrib.auth.forms import AdminUserCreationForm as UserCreationForm
+else:
+    from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+
+admin.site.login_form = LoginForm
+admin.site.unregister(Group)
+
+_EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
+
+
+def tools_table(reach: list[Reach]) -> SafeString | str:
+    """What can be called, and through which grant."""
+    if not reach:
+        return "No tool: a role needs grants, and the tools and their sources must be on."
+    row = (
+        '<tr class="align-top"><td class="pr-4 py-1"><a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>'
+    )
+    rows = (
+        (
+            reverse("admin:tools_tool_change", args=(each.tool.pk,)),
+            each.tool.name,
+            badge(each.tool.get_effect_display(), _EFFECT_COLOURS[Tool.Effect(each.tool.effect)]),
+            each.tool.source.name,
+            ", ".join(each.through),
+        )
+        for each in reach
+    )
+    head = "".join(
+        f'<th class="pb-1 pr-4 text-left">{name}</th>' for name in ("Tool", "Effect", "Data source", "Granted by")
+    )
+    body = format_html_join(
+        "", row + '</td><td class="pr-4 py-1">{}</td><td class="pr-4 py-1">{}</td><td class="py-1">{}</td></tr>', rows
+    )
+    return format_html('<table class="text-sm w-full"><thead><tr>{}</tr></thead>{}</table>', SafeString(head), body)
+
+
+class KeepsASuperuser:
+    """Mixed into the forms of users."""
+
+    def clean(self: Any) -> Any:
+        """Refuse to switch off or demote the last superuser."""
+        cleaned = super().clean()  # type: ignore[misc]
+        user = self.instance
+        stays = self.cleaned_data.get("is_superuser", True) and self.cleaned_data.get("is_active", True)
+        if user.pk and user.is_superuser and user.is_active and not stays:
+            keep_a_superuser([user])
+        return cleaned
+
+
+class UserForm(KeepsASuperuser, UserChangeForm):  # type: ignore[type-arg]
+    """A person."""
+
+
+class ServiceAccountForm(KeepsASuperuser, forms.ModelForm):  # type: ignore[type-arg]
+    """A program."""
+
+
+class ManagedUsers(RecordedAdmin):
+    """What the admins of people and of programs share: nobody gives what they do not have."""
+
+    privileged = ("is_superuser", "is_staff", "user_permissions")
+    history_of = ("access.ApiToken",)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Only users who hold no more than the editor."""
+        allowed = super().has_change_permission(request, obj)
+        return allowed and (not isinstance(obj, User) or may_manage(request.user, obj))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Only users who hold no more than the editor."""
+        allowed = super().has_delete_permission(request, obj)
+        return allowed and (not isinstance(obj, User) or may_manage(request.user, obj))
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Privileges are for superusers; one's own roles are for others."""
+        fixed = list(super().get_readonly_fields(request, obj))
+        if not cast(User, request.user).is_superuser:
+            fixed += [*self.privileged, *(["groups"] if obj is not None and obj.pk == request.user.pk else [])]
+        return fixed
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """Roles to choose from are those that the editor may give, and those that the user has."""
+        form = super().get_form(request, obj, change, **kwargs)
+        if "groups" in form.base_fields:
+            field: Any = form.base_fields["groups"]
+            given = Group.objects.none() if obj is None else obj.groups.all()
+            choices = assignable_groups(request.user).values("pk").union(given.values("pk"))
+            field.queryset = Group.objects.filter(pk__in=choices).order_by("name")
+            field.label, field.help_text = "Roles", "What the user may do, and which tools it may call."
+        return form
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """As Django collects them; the last superuser is protected."""
+        victims = list(objs)
+        deleted, counts, missing, protected = super().get_deleted_objects(victims, request)
+        try:
+            with transaction.atomic():
+                keep_a_superuser(victims)
+        except ValidationError as error:
+            protected = [*protected, error.messages[0]]
+        return deleted, counts, missing, protected
+
+    @display(description="Roles")
+    def role_list(self, user: User) -> str:
+        """Separated by commas."""
+        return ", ".join(group.name for group in user.groups.all()) or "-"
+
+    @display(description="State", ordering="is_active")
+    def state(self, user: User) -> SafeString:
+        """Active or not."""
+        return badge("Active", "green") if user.is_active else badge("Off", "grey")
+
+    @display(description="Tools that can be called")
+    def effective_tools(self, user: User) -> SafeString | str:
+        """Through all roles together."""
+        return tools_table(reach_of_user(user)) if user.pk else "-"
+
+
+@admin.register(User)
+class UserAdmin(DjangoUserAdmin, ManagedUsers):  # type: ignore[type-arg, misc]
+    """People."""
+
+    form = UserForm
+    add_form = UserCreationForm
+    change_password_form = AdminPasswordChangeForm
+    list_display = ("username", "full_name", "email", "role_list", "rank", "state", "last_login")
+    list_filter = (("is_active", BooleanRadioFilter), ("is_staff", BooleanRadioFilter), "groups")
+    readonly_fields = ("last_login", "date_joined", "effective_tools")
+    fieldsets = (
+        ("User", {"fields": ("username", "password", "first_name", "last_name", "email", "is_active")}),
+        ("What the user may do", {"fields": ("groups", "is_staff", "is_superuser", "user_permissions")}),
+        ("Tools", {"fields": ("effective_tools",)}),
+        ("Dates", {"fields": ("last_login", "date_joined")}),
+    )
+    empty_icon = "person"
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        """People only: programs have a list of their own."""
+        rows: QuerySet[User] = super().get_queryset(request)
+        return rows.filter(is_service=False).prefetch_related("groups")
+
+    @display(description="Name")
+    def full_name(self, user: User) -> str:
+        """First and last name."""
+        return user.get_full_name() or "-"
+
+    @display(description="Rank", ordering="is_superuser")
+    def rank(self, user: User) -> SafeString | str:
+        """Superusers and staff stand out."""
+        if user.is_superuser:
+            return badge("Superuser", "red")
+        return badge("Staff", "blue") if user.is_staff else "-"
+
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> HttpResponse:
+        """Django's page, on record; a new password ends all JWT sessions."""
+        with transaction.atomic():
+            user = self.get_object(request, id)
+            before = {} if user is None else stored(user)
+            response = super().user_change_password(request, id, form_url)
+            if user is not None:
+                after_password_change(request, user, before)
+        return response
+
+
+@admin.register(ServiceAccount)
+class ServiceAccountAdmin(ManagedUsers):
+    """Programs: they have roles and tokens, and no password."""
+
+    form = ServiceAccountForm
+    list_display = ("username", "role_list", "token_count", "state", "date_joined")
+    list_filter = (("is_active", BooleanRadioFilter), "groups")
+    search_fields = ("username", "email")
+    filter_horizontal = ("groups",)
+    readonly_fields = ("effective_tools", "date_joined")
+    fieldsets = (
+        ("Service account", {"fields": ("username", "email", "is_active", "groups")}),
+        ("Tools", {"fields": ("effective_tools", "date_joined")}),
+    )
+    add_fieldsets = (("Service account", {"fields": ("username", "email", "groups")}),)
+    empty_icon = "smart_toy"
+    empty_title = "No service accounts yet"
+    empty_text = "A service account stands for a program: give it a role, then a token to call tools with."
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[User]:
+        """With the number of tokens that are not revoked."""
+        rows: QuerySet[User] = super().get_queryset(request)
+        live = Count("api_tokens", filter=models.Q(api_tokens__revoked_at=None))
+        return rows.annotate(live_tokens=live).prefetch_related("groups")
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """A new one is a program, whose password can never be right."""
+        if not change:
+            obj.is_service = True
+            obj.set_unusable_password()
+        super().save_model(request, obj, form, change)
+
+    @display(description="Tokens", ordering="live_tokens")
+    def token_count(self, user: Any) -> int:
+        """How many tokens it has that are not revoked."""
+        return int(user.live_tokens)
+
+
+class GrantInline(BaseTabularInline):
+    """What the role may call."""
+
+    model = Grant
+    fields = ("toolset", "tool", "tag", "calls_per_minute")
+    autocomplete_fields = ("toolset", "tool")
+    extra = 0
+    verbose_name_plural = "grants: one toolset, tool or tag each"
+
+
+@admin.register(Role)
+class RoleAdmin(RecordedAdmin):
+    """Roles: Django permissions for the admin and REST, grants for the calls of tools."""
+
+    list_display = ("name", "description", "grant_count", "member_count")
+    search_fields = ("name", "description")
+    fieldsets = (
+        ("Role", {"fields": ("name", "description")}),
+        ("In the admin and by REST", {"fields": ("permissions",)}),
+        ("Tools that can be called", {"fields": ("effective_tools",)}),
+    )
+    filter_horizontal = ("permissions",)
+    readonly_fields = ("effective_tools",)
+    inlines = (GrantInline,)
+    history_of = ("access.Grant",)
+    empty_icon = "badge"
+    empty_title = "No roles yet"
+    empty_text = "A role says what people and programs may do, and which tools they may call."
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Role]:
+        """With the number of members and grants."""
+        rows: QuerySet[Role] = super().get_queryset(request)
+        return rows.annotate(members=Count("user", distinct=True), how_many=Count("grants", distinct=True))
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Not one's own role, and none that holds more than the editor."""
+        allowed = super().has_change_permission(request, obj)
+        return allowed and (not isinstance(obj, Role) or may_edit_role(request.user, obj))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Not one's own role, and none that holds more than the editor."""
+        allowed = super().has_delete_permission(request, obj)
+        return allowed and (not isinstance(obj, Role) or may_edit_role(request.user, obj))
+
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """Permissions to choose from are those that the editor has."""
+        form = super().get_form(request, obj, change, **kwargs)
+        if "permissions" in form.base_fields:
+            field: Any = form.base_fields["permissions"]
+            field.queryset = assignable_permissions(request.user)
+        return form
+
+    @display(description="Members", ordering="members")
+    def member_count(self, role: Any) -> int:
+        """How many users have it."""
+        return int(role.members)
+
+    @display(description="Grants", ordering="how_many")
+    def grant_count(self, role: Any) -> int:
+        """How many grants it has."""
+        return int(role.how_many)
+
+    @display(description="Now")
+    def effective_tools(self, role: Role) -> SafeString | str:
+        """What the grants come to at this moment."""
+        return tools_table(reach_of_role(role)) if role.pk else "Save the role first."
+
+
+@admin.register(Grant)
+class GrantAdmin(RecordedAdmin):
+    """All grants in one list, to find who may call what."""
+
+    list_display = ("role", "kind", "target", "calls_per_minute", "created_at")
+    list_display_links = ("role", "target")
+    list_filter = ("role",)
+    list_select_related = ("role", "toolset", "tool")
+    search_fields = ("role__name", "tool__name", "toolset__name", "tag")
+    autocomplete_fields = ("role", "toolset", "tool")
+    fields = ("role", "toolset", "tool", "tag", "calls_per_minute")
+    empty_icon = "key"
+    empty_title = "No grants yet"
+    empty_text = "Without grants nobody can call any tool."
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """As for its role."""
+        allowed = super().has_change_permission(request, obj)
+        return allowed and (not isinstance(obj, Grant) or may_edit_role(request.user, obj.role))
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """As for its role."""
+        allowed = super().has_delete_permission(request, obj)
+        return allowed and (not isinstance(obj, Grant) or may_edit_role(request.user, obj.role))
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Only into roles that the editor may change."""
+        if not may_edit_role(request.user, obj.role):
+            raise PermissionDenied("You cannot change this role.")
+        super().save_model(request, obj, form, change)
+
+    @display(description="Kind")
+    def kind(self, grant: Grant) -> SafeString:
+        """Toolset, tool or tag."""
+        return badge("Toolset" if grant.toolset_id else "Tool" if grant.tool_id else "Tag", "blue")
+
+    @display(description="May call")
+    def target(self, grant: Grant) -> str:
+        """Its name."""
+        return str(grant.toolset or grant.tool or grant.tag)

@@ -1,0 +1,76 @@
+"""Nobody gives what they do not have: the rules by which an administrator may change users, roles and tokens.
+
+A superuser may do everything but remove the last superuser. Anyone else keeps to what they hold themselves: otherwise
+the permission to edit users would be the permission to become anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.contrib.auth.models import Group, Permission
+from django.core.exceptions import ValidationError
+from django.db.models import Q, QuerySet
+
+from access.models import Role, User
+
+Actor = Any  # the request's user, of whatever class
+
+
+def may_manage(actor: Actor, target: User) -> bool:
+    """Whether `actor` may change `target`, reset its password or hold its tokens: if it holds no more than `actor`."""
+    if actor.is_superuser or actor.pk == target.pk:
+        return True
+    if target.is_superuser:
+        return False
+    roles = set(target.groups.values_list("pk", flat=True)) <= set(actor.groups.values_list("pk", flat=True))
+    own = {f"{p.content_type.app_label}.{p.codename}" for p in target.user_permissions.select_related("content_type")}
+    return roles and own <= actor.get_all_permissions()
+
+
+def assignable_groups(actor: Actor) -> QuerySet[Group]:
+    """The roles that `actor` may give to others."""
+    roles = Group.objects.filter(role__isnull=False).order_by("name")
+    return roles if actor.is_superuser else roles.filter(user=actor)
+
+
+def assignable_permissions(actor: Actor) -> QuerySet[Permission]:
+    """The permissions that `actor` may put into a role or give to others."""
+    every = Permission.objects.select_related("content_type").order_by("content_type__app_label", "codename")
+    if actor.is_superuser:
+        return every
+    held = Q(user=actor) | Q(group__user=actor)
+    return every.filter(pk__in=Permission.objects.filter(held).values("pk"))
+
+
+def may_edit_role(actor: Actor, role: Role) -> bool:
+    """Whether `actor` may change the role: not one of their own, and none that holds more than they do."""
+    if actor.is_superuser:
+        return True
+    if actor.groups.filter(pk=role.pk).exists():
+        return False
+    held = set(assignable_permissions(actor).values_list("pk", flat=True))
+    return set(role.permissions.values_list("pk", flat=True)) <= held
+
+
+def check_groups(actor: Actor, target: User | None, wanted: Iterable[Group]) -> None:
+    """Refuse roles that `actor` may not give, and any change of their own. Raises ValidationError."""
+    if actor.is_superuser:
+        return
+    before = set(target.groups.values_list("pk", flat=True)) if target is not None and target.pk else set()
+    after = {group.pk for group in wanted}
+    if target is not None and target.pk == actor.pk and before != after:
+        raise ValidationError("Nobody changes their own roles: ask another administrator.", code="own_roles")
+    if after - before - set(assignable_groups(actor).values_list("pk", flat=True)):
+        raise ValidationError("You can only give roles that you have yourself.", code="not_yours_to_give")
+
+
+def keep_a_superuser(leaving: Iterable[User]) -> None:
+    """Refuse to lose the last active superuser. Call it in the transaction of the change. Raises ValidationError."""
+    gone = {user.pk for user in leaving}
+    # Locked in one order, so that two administrators cannot remove each other at the same moment.
+    active = User.objects.select_for_update().filter(is_superuser=True, is_active=True, is_service=False).order_by("pk")
+    pks = {user.pk for user in active}
+    if pks and not pks - gone:
+        raise ValidationError("This is the last active superuser: make another one first.", code="last_superuser")
