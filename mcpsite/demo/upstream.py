@@ -154,6 +154,7 @@ def _listening_socket(arguments: argparse.Namespace) -> socket.socket:
         given = socket.socket(fileno=arguments.fd)
         host = given.getsockname()[0] if given.family in (socket.AF_INET, socket.AF_INET6) else None
         if host not in ("127.0.0.1", "::1"):
+            given.close()
             sys.exit(f"The demo's upstream listens on loopback only: file descriptor {arguments.fd} is something else.")
         return given
     made = socket.socket()
