@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
+from psycopg import sql
 from pytest_django.plugin import DjangoDbBlocker
+
+from mcpsite.datadir import SUPERUSER
 
 _KEPT = (
     "audit\\_record%",
@@ -32,12 +36,20 @@ def django_db_setup(
     with django_db_blocker.unblock():
         name = owner.creation._create_test_db(verbosity=0, autoclobber=True, keepdb=keep)
         _use_database(name)
+        if settings.EMBEDDED_DATABASE:
+            _forbid_databases(owner.settings_dict["USER"])
         call_command("migrate", verbosity=0, interactive=False)
     yield
     if not settings.EMBEDDED_DATABASE and not django_db_keepdb:
         with django_db_blocker.unblock():
             _use_database(original)
             owner.creation._destroy_test_db(name, verbosity=0)
+
+
+def _forbid_databases(role: str) -> None:
+    """Take back what only making the test database needed: from here on the owner may what it may in real life."""
+    with psycopg.connect(settings.DATA_DIR.database_url(SUPERUSER), autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER ROLE {} NOCREATEDB").format(sql.Identifier(role)))
 
 
 def _connection(alias: str) -> Any:

@@ -22,6 +22,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from mcpsite import env
+from mcpsite.bootstrap import PASSWORD_FILE, first_administrator
 from mcpsite.datadir import DataDir, default_path, write_private
 from mcpsite.demo.kept import upstream_environment
 from mcpsite.engines import Postgres, Valkey
@@ -82,7 +83,7 @@ class Installation:
         self._first_call: subprocess.Popen[bytes] | None = None
         self._listeners: list[socket] = []  # open for as long as a process may have to be replaced
         self._local_url = local_url(options.host, options.port)
-        self._password_file = data.path / "secrets" / "admin_password"
+        self._password_file = data.path / "secrets" / PASSWORD_FILE
         self._token_file = data.path / "secrets" / "first_call_token"
 
     def run(self) -> None:
@@ -112,9 +113,9 @@ class Installation:
         with self._progress.step("Migrations"), self._supervisor.interruptible():
             call_command("migrate", verbosity=0, interactive=False)
         os.close(opener)
-        self._supervisor.start(_python("worker", _WORKER, "manage.py", "procrastinate", "worker"))
         access = self._fill(upstream)
         self._wait_for_site()
+        self._supervisor.start(_python("worker", _WORKER, "manage.py", "procrastinate", "worker"))
         call = self._make_first_call(access)
         if self._options.ready_file:
             write_private(self._options.ready_file, json.dumps(access.ready_document(), indent=2))
@@ -161,12 +162,8 @@ class Installation:
             postgres.provision()
 
     def _fill(self, upstream: str) -> Access:
-        from mcpsite.bootstrap import first_administrator
-
         with self._progress.step("First administrator"), self._supervisor.interruptible():
             user, new_password = first_administrator()
-        if new_password is not None:
-            write_private(self._password_file, new_password)
         password = self._password_file.read_text(encoding="utf-8") if self._password_file.exists() else None
         tokens = self._load_demo(upstream) if upstream else {}
         _close_database_connections()

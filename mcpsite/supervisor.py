@@ -213,8 +213,8 @@ class Supervisor:
         self._pause(self._due(timeout))
         self._raise_if_stopped()
         for child in self._children.values():
-            if child.popen is not None and not child.running:
-                self._ended(child)
+            if child.popen is not None and (code := child.popen.poll()) is not None:
+                self._ended(child, code)
             if child.restart_at is not None and time.monotonic() >= child.restart_at:
                 child.start()
             if child.running and not child.ready:
@@ -246,16 +246,17 @@ class Supervisor:
             logger.info("%s is ready again after %.1f s", child.program.name, time.monotonic() - child.started)
         child.first_ready = True
 
-    def _ended(self, child: _Child) -> None:
-        assert child.popen is not None
-        how = _how_it_ended(child.popen.returncode)
+    def _ended(self, child: _Child, code: int) -> None:
         child.popen, child.ready = None, False
         now = time.monotonic()
         child.failures = 1 if now - child.started >= HEALTHY_SECONDS else child.failures + 1
         delay = RESTART_DELAYS_SECONDS[min(child.failures, len(RESTART_DELAYS_SECONDS)) - 1]
         child.restart_at = now + delay
         logger.warning(
-            "%s %s; starting it again %s", child.program.name, how, f"in {delay:g} s" if delay else "at once"
+            "%s %s; starting it again %s",
+            child.program.name,
+            _how_it_ended(code),
+            f"in {delay:g} s" if delay else "at once",
         )
 
     def stop(self) -> None:

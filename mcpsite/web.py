@@ -50,10 +50,17 @@ def serve(listener: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listener])
 
 
-def wait_at(gate: int) -> None:
-    """Import the site meanwhile, and return when the other end of the pipe `gate` is closed."""
-    import mcpsite.asgi  # noqa: F401
+def import_site() -> None:
+    """Import all that the first request would, so that it need not wait for it."""
+    from django.urls import get_resolver
 
+    import mcpsite.asgi  # noqa: F401 - sets Django up
+
+    len(get_resolver().url_patterns)
+
+
+def wait_at(gate: int) -> None:
+    """Return when the other end of the pipe `gate` is closed."""
     os.read(gate, 1)
     os.close(gate)
 
@@ -65,10 +72,9 @@ def main() -> None:
     where.add_argument("--fd", type=int, help="file descriptor of a listening socket")
     where.add_argument("--port", type=int, help="port to listen on")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on, with --port")
-    parser.add_argument(
-        "--gate", type=int, help="file descriptor of a pipe: import the site, then wait for its other end"
-    )
+    parser.add_argument("--gate", type=int, help="file descriptor of a pipe: wait until its other end is closed")
     options = parser.parse_args()
+    import_site()
     if options.gate is not None:
         wait_at(options.gate)
     if options.fd is not None:

