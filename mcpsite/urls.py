@@ -1,8 +1,55 @@
 """Where pages and REST resources are. `/mcp` is not here: `mcpsite.asgi` gives it to the gateway."""
 
+from __future__ import annotations
+
 from django.contrib import admin
-from django.urls import path
+from django.contrib.auth.decorators import login_required
+from django.urls import include, path
+from django.views.generic import RedirectView, TemplateView
+from drf_spectacular.views import SpectacularAPIView
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.routers import SimpleRouter
+
+import access.openapi  # noqa: F401 - registers
+from access import api as access_api
+from access import pages
+from audit import api as audit_api
+from gateway.api import CallToolView
+from mcpsite import health
+from tools import api as tools_api
+
+handler400 = "mcpsite.errors.bad_request"
+handler403 = "mcpsite.errors.permission_denied"
+handler404 = "mcpsite.errors.not_found"
+handler500 = "mcpsite.errors.server_error"
+
+resources = SimpleRouter()
+resources.register("tools", tools_api.ToolViewSet, "tool")
+resources.register("data-sources", tools_api.DataSourceViewSet, "data-source")
+resources.register("toolsets", tools_api.ToolsetViewSet, "toolset")
+resources.register("roles", access_api.RoleViewSet, "role")
+resources.register("grants", access_api.GrantViewSet, "grant")
+resources.register("tokens", access_api.TokenViewSet, "token")
+resources.register("audit/records", audit_api.RecordViewSet, "record")
+
+api = [
+    path("auth/token/", access_api.ObtainView.as_view(), name="token-obtain"),
+    path("auth/token/refresh/", access_api.RefreshView.as_view(), name="token-refresh"),
+    path("auth/token/verify/", access_api.VerifyView.as_view(), name="token-verify"),
+    path("auth/token/revoke/", access_api.RevokeView.as_view(), name="token-revoke"),
+    path("tools/<str:name>/call/", CallToolView.as_view(), name="tool-call"),
+    path("schema/", SpectacularAPIView.as_view(permission_classes=[IsAuthenticated]), name="api-schema"),
+    *resources.urls,
+]
 
 urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="admin:index"), name="home"),
+    path("admin/logout/", admin.site.admin_view(pages.log_out)),
+    path("admin/password_change/", admin.site.admin_view(pages.change_password)),
     path("admin/", admin.site.urls),
+    path("api/v1/", include(api)),
+    path("api/docs/", login_required(TemplateView.as_view(template_name="api_docs.html")), name="api-docs"),
+    path("health", health.health, name="health"),
+    path("livez", health.livez, name="livez"),
+    path("readyz", health.ready, name="readyz"),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from django.conf import settings
@@ -314,8 +314,7 @@ class ToolAdmin(RecordedAdmin):
 
     def settle(self, request: HttpRequest, obj: models.Model) -> None:
         """Publish what was saved, so that the record tells of the new definition too."""
-        assert isinstance(obj, Tool)
-        publish(obj)
+        publish(cast(Tool, obj))
 
     def changeform_view(
         self, request: HttpRequest, object_id: str | None = None, form_url: str = "", extra_context: Any = None

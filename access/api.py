@@ -1,0 +1,303 @@
+"""Logins, roles, grants and tokens by REST."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import exceptions, mixins, serializers, viewsets
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from access import tokens
+from access.attempts import WINDOW_SECONDS, TooManyAttempts
+from access.login import LoginRefused, log_in, record_auth, record_token
+from access.models import ApiToken, Grant, Role, Scope, User
+from access.privileges import may_edit_role, may_manage
+from audit.changes import differences, stored
+from audit.doors import RecordedViewSet
+from tools.models import Tool, Toolset
+
+# --- Sessions of JWTs ------------------------------------------------------------------------------------------------
+
+
+class CredentialsSerializer(serializers.Serializer[Any]):
+    """A person's user name and password."""
+
+    username = serializers.CharField(max_length=150)
+    password = serializers.CharField(max_length=1024, trim_whitespace=False, write_only=True)
+
+
+class PairSerializer(serializers.Serializer[Any]):
+    """An access token for requests, and a refresh token for the next pair."""
+
+    access = serializers.CharField()
+    refresh = serializers.CharField()
+
+
+class RefreshSerializer(serializers.Serializer[Any]):
+    """A refresh token."""
+
+    refresh = serializers.CharField(max_length=4096)
+
+
+class VerifySerializer(serializers.Serializer[Any]):
+    """An access token."""
+
+    token = serializers.CharField(max_length=4096)
+
+
+class NotAuthenticated(exceptions.AuthenticationFailed):
+    """401 with the code of the refusal, whichever authentication classes a view has."""
+
+    auth_header = 'Bearer realm="mcpsite"'
+
+
+class _Public(APIView):
+    """Open to everybody: what is sent is itself the credential."""
+
+    authentication_classes = ()
+    permission_classes = (AllowAny,)
+
+    def body(self, request: Request, serializer: type[serializers.Serializer[Any]]) -> dict[str, Any]:
+        """The checked body of the request."""
+        given = serializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        return dict(given.validated_data)
+
+
+class ObtainView(_Public):
+    """Begin a session."""
+
+    @extend_schema(request=CredentialsSerializer, responses=PairSerializer, tags=["auth"])
+    def post(self, request: Request) -> Response:
+        """A pair of tokens for a user name and a password. Programs use API tokens instead."""
+        given = self.body(request, CredentialsSerializer)
+        try:
+            user = log_in(request._request, given["username"], given["password"], door="rest")
+        except TooManyAttempts as refused:
+            raise exceptions.Throttled(WINDOW_SECONDS, str(refused), code=refused.code) from refused
+        except LoginRefused as refused:
+            raise NotAuthenticated(str(refused), code=refused.code) from refused
+        return Response(tokens.obtain(user))
+
+
+class RefreshView(_Public):
+    """Go on with a session."""
+
+    @extend_schema(request=RefreshSerializer, responses=PairSerializer, tags=["auth"])
+    def post(self, request: Request) -> Response:
+        """A new pair for a refresh token, which is thereby used up. Using it again ends the session."""
+        try:
+            return Response(tokens.refresh(self.body(request, RefreshSerializer)["refresh"]))
+        except tokens.InvalidToken as refused:
+            raise NotAuthenticated("The token is not valid.", code=refused.code) from refused
+
+
+class VerifyView(_Public):
+    """Ask whether an access token is still good."""
+
+    @extend_schema(request=VerifySerializer, responses=OpenApiResponse(description="It is valid."), tags=["auth"])
+    def post(self, request: Request) -> Response:
+        """200 for a valid access token, 401 for any other."""
+        try:
+            tokens.user_of(tokens.claims_of(self.body(request, VerifySerializer)["token"]))
+        except tokens.InvalidToken as refused:
+            raise NotAuthenticated("The token is not valid.", code=refused.code) from refused
+        return Response({})
+
+
+class RevokeView(_Public):
+    """End a session."""
+
+    @extend_schema(request=RefreshSerializer, responses=OpenApiResponse(description="It is ended."), tags=["auth"])
+    def post(self, request: Request) -> Response:
+        """Refuse the session of this refresh token from now on, with every access token of it."""
+        try:
+            with transaction.atomic():
+                claims = tokens.revoke_session(self.body(request, RefreshSerializer)["refresh"])
+                user = User.objects.filter(pk=claims.user_id).first()
+                record_auth(request, "logout", door="rest", actor=user, token=f"session {claims.session[:8]}")
+        except tokens.InvalidToken as refused:
+            raise NotAuthenticated("The token is not valid.", code=refused.code) from refused
+        return Response({})
+
+
+# --- Roles, grants, tokens -------------------------------------------------------------------------------------------
+
+
+class RoleSerializer(serializers.ModelSerializer[Role]):
+    """A role. Its Django permissions are given in the admin."""
+
+    permissions = serializers.SerializerMethodField(help_text="Django permissions, as `app.codename`.")
+
+    class Meta:
+        model = Role
+        fields = ("id", "name", "description", "permissions")
+        read_only_fields = ("id",)
+
+    def get_permissions(self, role: Role) -> list[str]:
+        """By their names in Django."""
+        return sorted(f"{each.content_type.app_label}.{each.codename}" for each in role.permissions.all())
+
+
+class RoleViewSet(RecordedViewSet, viewsets.ModelViewSet[Role]):
+    """Who may do what, by name."""
+
+    queryset: QuerySet[Role] = QuerySet(Role).prefetch_related("permissions__content_type")
+    serializer_class = RoleSerializer
+    filterset_fields = ("name",)
+    search_fields = ("name", "description")
+    ordering = ("name",)
+    http_method_names = ["get", "post", "patch", "delete", "head", "options"]
+
+    def perform_update(self, serializer: Any) -> None:
+        """Only a role that the caller may edit."""
+        _editable(self.request, serializer.instance)
+        super().perform_update(serializer)
+
+    def perform_destroy(self, instance: Any) -> None:
+        """Only a role that the caller may edit."""
+        _editable(self.request, instance)
+        super().perform_destroy(instance)
+
+
+def _editable(request: Request, role: Role) -> None:
+    if not may_edit_role(request.user, role):
+        raise exceptions.PermissionDenied("You cannot change this role.", code="role_not_editable")
+
+
+class GrantSerializer(serializers.ModelSerializer[Grant]):
+    """One toolset, tool or tag that a role may call."""
+
+    role = serializers.SlugRelatedField(slug_field="name", queryset=Role.objects.all())
+    toolset = serializers.SlugRelatedField(
+        slug_field="name", queryset=Toolset.objects.all(), allow_null=True, required=False
+    )
+    tool = serializers.SlugRelatedField(slug_field="name", queryset=Tool.objects.all(), allow_null=True, required=False)
+
+    class Meta:
+        model = Grant
+        fields = ("id", "role", "toolset", "tool", "tag", "calls_per_minute", "created_at")
+        read_only_fields = ("id", "created_at")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Exactly one target."""
+        chosen = [attrs.get(name, getattr(self.instance, name, None)) for name in ("toolset", "tool", "tag")]
+        if sum(map(bool, chosen)) != 1:
+            raise serializers.ValidationError("Choose one of toolset, tool and tag.", code="one_target")
+        return attrs
+
+
+class GrantViewSet(RecordedViewSet, viewsets.ModelViewSet[Grant]):
+    """What roles may call."""
+
+    queryset = Grant.objects.select_related("role", "toolset", "tool")
+    serializer_class = GrantSerializer
+    filterset_fields = ("role__name", "toolset__name", "tool__name", "tag")
+    search_fields = ("role__name", "tag")
+    ordering = ("id",)
+    http_method_names = ["get", "post", "patch", "delete", "head", "options"]
+
+    def perform_create(self, serializer: Any) -> None:
+        """Only into a role that the caller may edit."""
+        _editable(self.request, serializer.validated_data["role"])
+        super().perform_create(serializer)
+
+    def perform_update(self, serializer: Any) -> None:
+        """Only from and into roles that the caller may edit."""
+        _editable(self.request, serializer.instance.role)
+        _editable(self.request, serializer.validated_data.get("role", serializer.instance.role))
+        super().perform_update(serializer)
+
+    def perform_destroy(self, instance: Any) -> None:
+        """Only of a role that the caller may edit."""
+        _editable(self.request, instance.role)
+        super().perform_destroy(instance)
+
+
+class TokenSerializer(serializers.ModelSerializer[ApiToken]):
+    """An API token without its secret."""
+
+    user = serializers.SlugRelatedField(slug_field="username", queryset=User.objects.filter(is_active=True))
+    toolset = serializers.SlugRelatedField(
+        slug_field="name", queryset=Toolset.objects.all(), allow_null=True, required=False
+    )
+    scopes = serializers.MultipleChoiceField(choices=Scope.choices)
+    last_used_at = serializers.DateTimeField(source="use.last_used_at", read_only=True, default=None, allow_null=True)
+
+    class Meta:
+        model = ApiToken
+        fields = (
+            "id",
+            "user",
+            "name",
+            "prefix",
+            "scopes",
+            "toolset",
+            "expires_at",
+            "revoked_at",
+            "last_used_at",
+            "created_at",
+        )
+        read_only_fields = ("id", "prefix", "revoked_at", "created_at")
+
+    def to_representation(self, instance: ApiToken) -> dict[str, Any]:
+        """With the scopes in one order."""
+        return {**super().to_representation(instance), "scopes": sorted(instance.scopes)}
+
+
+class IssuedTokenSerializer(TokenSerializer):
+    """A new API token with its secret, which is shown this once."""
+
+    secret = serializers.CharField(read_only=True)
+
+    class Meta(TokenSerializer.Meta):
+        fields = (*TokenSerializer.Meta.fields, "secret")  # type: ignore[assignment]
+
+
+class TokenViewSet(mixins.CreateModelMixin, mixins.DestroyModelMixin, viewsets.ReadOnlyModelViewSet[ApiToken]):
+    """Make, list and revoke API tokens. Deleting one revokes it: what it did stays explained."""
+
+    queryset = ApiToken.objects.select_related("user", "toolset", "use")
+    serializer_class = TokenSerializer
+    filterset_fields = ("user__username", "toolset__name")
+    search_fields = ("name", "prefix")
+    ordering = ("prefix",)
+    action_permissions = {"destroy": "access.change_apitoken"}
+
+    def get_queryset(self) -> QuerySet[ApiToken]:
+        """Tokens of users whom the caller may manage."""
+        found = super().get_queryset()
+        users = User.objects.filter(pk__in=found.values("user"))
+        return found.filter(user__in=[user.pk for user in users if may_manage(self.request.user, user)])
+
+    @extend_schema(request=TokenSerializer, responses={201: IssuedTokenSerializer})
+    def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        """Issue a token. The answer is the only place where its secret is ever shown."""
+        given = self.get_serializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        values = {**given.validated_data, "scopes": sorted(given.validated_data["scopes"])}
+        user = values.pop("user")
+        if not may_manage(request.user, user):
+            raise exceptions.PermissionDenied("You cannot make tokens for this user.", code="user_not_manageable")
+        try:
+            with transaction.atomic():
+                token, secret = tokens.issue(user, **values)
+                record_token(request, token, "token_created", differences({}, stored(token)), door="rest")
+        except ValueError as error:
+            raise exceptions.ValidationError({"expires_at": [str(error)]}) from error
+        found = {**TokenSerializer(token).data, "secret": secret}
+        return Response(found, status=201, headers={"Cache-Control": "no-store"})
+
+    def perform_destroy(self, instance: ApiToken) -> None:
+        """Revoke, and record it."""
+        with transaction.atomic():
+            before = stored(instance)
+            tokens.revoke(instance)
+            if changes := differences(before, stored(instance)):
+                record_token(self.request, instance, "token_revoked", changes, door="rest")

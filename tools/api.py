@@ -1,0 +1,275 @@
+"""The catalogue by REST."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from django.db import transaction
+from django.db.models import QuerySet
+from drf_spectacular.utils import extend_schema, extend_schema_field
+from rest_framework import exceptions, mixins, serializers, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from audit.changes import record_event
+from audit.doors import RecordedViewSet
+from audit.models import Record
+from tools.configuration import Refused, configure, specify, stored_secrets
+from tools.connectors.base import ConnectorError
+from tools.connectors.registry import connector_class, kinds
+from tools.definitions import DefinitionRefused, publish
+from tools.models import DataSource, Tool, Toolset
+from tools.sync import check_source, sync_source
+
+
+def _refuse(refused: Refused, place: str, secrets: frozenset[str] = frozenset()) -> exceptions.ValidationError:
+    errors: dict[str, Any] = {}
+    for name, said in refused.errors.items():
+        errors.setdefault("secrets" if name in secrets else place, {})[name or "non_field_errors"] = said
+    return exceptions.ValidationError(errors)
+
+
+class DataSourceSerializer(serializers.ModelSerializer[DataSource]):
+    """A data source. Its secrets can be set and removed, never read."""
+
+    kind = serializers.CharField(help_text="Which connector speaks to it; fixed once it is made.")
+    options = serializers.DictField(default=dict, help_text="The connector's options, without secrets.")
+    secrets = serializers.DictField(
+        child=serializers.CharField(allow_null=True, trim_whitespace=False),
+        write_only=True,
+        required=False,
+        help_text="By name. A secret that is not named is kept; null removes it.",
+    )
+    secrets_set = serializers.SerializerMethodField(help_text="Names of the secrets that have a value.")
+
+    class Meta:
+        model = DataSource
+        fields = (
+            "id",
+            "name",
+            "description",
+            "kind",
+            "options",
+            "secrets",
+            "secrets_set",
+            "prefix",
+            "timeout_seconds",
+            "enabled",
+            "checked_at",
+            "check_ok",
+            "check_message",
+            "synced_at",
+            "created_at",
+            "updated_at",
+        )
+        read_only_fields = ("id", "checked_at", "check_ok", "check_message", "synced_at", "created_at", "updated_at")
+
+    def get_secrets_set(self, source: DataSource) -> list[str]:
+        """Names only."""
+        return sorted(stored_secrets(source))
+
+    def validate_kind(self, value: str) -> str:
+        """One of the kinds that are installed, and the same for ever."""
+        if value not in kinds():
+            raise serializers.ValidationError(f"Choose one of {', '.join(kinds())}.", code="unknown_kind")
+        if self.instance is not None and value != self.instance.kind:
+            raise serializers.ValidationError("The kind is fixed: make another data source.", code="fixed")
+        return value
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Let the connector check options and secrets together."""
+        if self.instance is not None and not {"options", "secrets"} & set(attrs):
+            return attrs
+        trial = DataSource(kind=attrs.get("kind", getattr(self.instance, "kind", "")))
+        if self.instance is not None:
+            trial.options, trial.secrets = self.instance.options, stored_secrets(self.instance)
+        secrets = attrs.pop("secrets", {})
+        try:
+            configure(trial, attrs.get("options", trial.options), secrets)
+        except Refused as refused:
+            raise _refuse(refused, "options", frozenset({*secrets, *(trial.secrets or {})})) from refused
+        return {**attrs, "options": trial.options, "secrets": trial.secrets}
+
+
+class CheckSerializer(serializers.Serializer[Any]):
+    """Whether the source could be reached."""
+
+    ok = serializers.BooleanField()
+    message = serializers.CharField()
+
+
+class SyncSerializer(serializers.Serializer[Any]):
+    """Names of tools by what became of them."""
+
+    created = serializers.ListField(child=serializers.CharField())
+    changed = serializers.ListField(child=serializers.CharField())
+    unchanged = serializers.ListField(child=serializers.CharField())
+    missing = serializers.ListField(child=serializers.CharField())
+    refused = serializers.DictField(child=serializers.CharField())
+
+
+class DataSourceViewSet(RecordedViewSet, viewsets.ModelViewSet[DataSource]):
+    """Where tools come from."""
+
+    queryset = DataSource.objects.all()
+    serializer_class = DataSourceSerializer
+    filterset_fields = ("kind", "enabled", "name")
+    search_fields = ("name", "description")
+    ordering = ("name",)
+    http_method_names = ["get", "post", "patch", "delete", "head", "options"]
+    action_permissions = {"test": "tools.sync_datasource", "sync": "tools.sync_datasource"}
+
+    @extend_schema(request=None, responses=CheckSerializer)
+    @action(detail=True, methods=["post"])
+    def test(self, request: Request, pk: Any = None) -> Response:
+        """Connect once and say what was found."""
+        source = self.get_object()
+        outcome = check_source(source)
+        self._record(source, "test", {"ok": outcome.ok, "message": outcome.message})
+        return Response(CheckSerializer(outcome).data)
+
+    @extend_schema(request=None, responses=SyncSerializer)
+    @action(detail=True, methods=["post"])
+    def sync(self, request: Request, pk: Any = None) -> Response:
+        """Bring the source's tools up to date with what it offers."""
+        source = self.get_object()
+        try:
+            with transaction.atomic():
+                outcome = sync_source(source)
+                found = SyncSerializer(outcome).data
+                self._record(source, "sync", {**found, "unchanged": len(outcome.unchanged)})
+        except (ConnectorError, ValueError) as error:
+            raise SourceFailed(str(error)) from error
+        return Response(found)
+
+    def _record(self, source: DataSource, code: str, said: dict[str, Any]) -> None:
+        record_event(
+            Record.Kind.CONFIG,
+            code,
+            door="rest",
+            request=self.request,
+            object_type=source._meta.label,
+            object_id=str(source.pk),
+            detail={"action": code, "label": str(source), **said},
+        )
+
+
+class SourceFailed(exceptions.APIException):
+    """The source outside did not do what was asked."""
+
+    status_code = 502
+    default_code = "source_failed"
+
+
+class ToolSerializer(serializers.ModelSerializer[Tool]):
+    """A tool: what people decide about it, and its current definition."""
+
+    source = serializers.SlugRelatedField(  # type: ignore[assignment]
+        slug_field="name", queryset=DataSource.objects.all()
+    )
+    definition = serializers.SerializerMethodField()
+    fingerprint = serializers.CharField(source="current.fingerprint", read_only=True, allow_null=True, default=None)
+    spec = serializers.DictField(
+        required=False, help_text="For tools that are written by hand: what the connector needs."
+    )
+
+    class Meta:
+        model = Tool
+        fields = (
+            "id",
+            "name",
+            "source",
+            "effect",
+            "tags",
+            "enabled",
+            "spec",
+            "definition",
+            "fingerprint",
+            "created_at",
+            "updated_at",
+        )
+        read_only_fields = ("id", "created_at", "updated_at")
+
+    @extend_schema_field(serializers.DictField(allow_null=True))
+    def get_definition(self, tool: Tool) -> Any:
+        """The tool object of tools/list."""
+        return None if tool.current is None else orjson.loads(tool.current.definition)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """The source is fixed; only tools that are written by hand have a spec to give."""
+        source: DataSource = attrs.get("source") or self.instance.source  # type: ignore[union-attr]
+        if self.instance is not None and source != self.instance.source:
+            raise serializers.ValidationError({"source": "A tool stays with its data source."}, code="fixed")
+        if connector_class(source.kind).discovers:
+            if self.instance is None or "spec" in attrs:
+                raise serializers.ValidationError({"source": "The tools of this source come by synchronising it."})
+        elif self.instance is None or "spec" in attrs or "name" in attrs:
+            self._specify(source, attrs)
+        return attrs
+
+    def _specify(self, source: DataSource, attrs: dict[str, Any]) -> None:
+        trial = Tool(source=source, name=str(attrs.get("name") or getattr(self.instance, "name", "")))
+        try:
+            specify(trial, attrs.get("spec", getattr(self.instance, "spec", {})))
+        except Refused as refused:
+            raise _refuse(refused, "spec") from refused
+        attrs["spec"] = trial.spec
+
+    def save(self, **kwargs: Any) -> Tool:
+        """Save and publish, both or neither."""
+        with transaction.atomic():
+            tool = super().save(**kwargs)
+            try:
+                publish(tool)
+            except DefinitionRefused as error:
+                raise serializers.ValidationError({"spec": str(error)}, code="definition_refused") from error
+        return tool
+
+
+class ToolViewSet(
+    RecordedViewSet,
+    mixins.CreateModelMixin,
+    mixins.UpdateModelMixin,
+    mixins.DestroyModelMixin,
+    viewsets.ReadOnlyModelViewSet[Tool],
+):
+    """What can be called. A tool is named by its name."""
+
+    queryset = Tool.objects.select_related("source", "current")
+    serializer_class = ToolSerializer
+    filterset_fields = ("effect", "enabled", "source__name")
+    search_fields = ("name",)
+    ordering = ("name",)
+    lookup_field = "name"
+    lookup_value_regex = "[A-Za-z0-9_-]{1,64}"
+    http_method_names = ["get", "post", "patch", "delete", "head", "options"]
+    keeps_to_toolset = True
+
+    def get_queryset(self) -> QuerySet[Tool]:
+        """All, or those of the toolset that the token is narrowed to."""
+        narrowed = getattr(self.request.auth, "toolset_id", None)
+        return super().get_queryset() if narrowed is None else super().get_queryset().filter(toolsets=narrowed)
+
+
+class ToolsetSerializer(serializers.ModelSerializer[Toolset]):
+    """A selection of tools, by their names."""
+
+    tools = serializers.SlugRelatedField(slug_field="name", many=True, queryset=Tool.objects.all(), required=False)
+
+    class Meta:
+        model = Toolset
+        fields = ("id", "name", "title", "description", "tools", "created_at", "updated_at")
+        read_only_fields = ("id", "created_at", "updated_at")
+
+
+class ToolsetViewSet(RecordedViewSet, viewsets.ModelViewSet[Toolset]):
+    """Named selections of tools."""
+
+    queryset = Toolset.objects.prefetch_related("tools")
+    serializer_class = ToolsetSerializer
+    filterset_fields = ("name",)
+    search_fields = ("name", "title")
+    ordering = ("name",)
+    http_method_names = ["get", "post", "patch", "delete", "head", "options"]
