@@ -351,7 +351,7 @@ def _create_reader(cursor: Any, password: str) -> None:
         cursor.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
     # The server is given the verifier, never the password itself.
     verifier = cursor.connection.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256").decode()
-    login = sql.SQL("ALTER ROLE {} LOGIN NOCREATEDB NOCREATEROLE NOINHERIT PASSWORD {}")
+    login = sql.SQL("ALTER ROLE {} LOGIN NOINHERIT PASSWORD {}")
     cursor.execute(login.format(sql.Identifier(role), sql.Literal(verifier)))
     names = {"role": role, "schema": SCHEMA, "database": connections["owner"].settings_dict["NAME"]}
     for statement in _READER_STATEMENTS:
