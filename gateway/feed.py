@@ -15,6 +15,7 @@ logger = logging.getLogger("gateway.feed")
 
 CHANNEL = "mcpsite_policy"
 _POLL_SECONDS = 2.0
+_BURST_SECONDS = 0.02
 _STALE_SECONDS = 10.0
 _RETRY_SECONDS = 0.5
 
@@ -67,7 +68,8 @@ class Feed:
             await self._reload()
             while True:
                 async for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
-                    pass
+                    # Changes come in bursts: one load serves them all.
+                    await asyncio.sleep(_BURST_SECONDS)
                 async with asyncio.timeout(5):
                     cursor = await connection.execute("SELECT version FROM access_policyversion")
                     row = await cursor.fetchone()

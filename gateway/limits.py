@@ -53,6 +53,7 @@ class _Bucket:
     own: float = -1.0
     own_at: float = 0.0
     filling: asyncio.Task[float] | None = None
+    waiting: int = 0
 
 
 class Budgets:
@@ -73,20 +74,26 @@ class Budgets:
 
     async def spend(self, user_id: int, tool_id: Any, per_minute: int) -> float:
         """Take one call out of the budget. 0 when it was there, else the seconds until there is one again."""
-        now = time.monotonic()
         bucket = self._bucket((user_id, tool_id))
-        if bucket.lease > 0 and bucket.expires > now:
-            bucket.lease -= 1
-            if bucket.lease * 4 < _lease_of(per_minute) and bucket.filling is None and now >= self._away_until:
-                self._fill(bucket, user_id, tool_id, per_minute)
-            return 0.0
-        if now < self._away_until:
-            return self._spend_own(bucket, per_minute, now)
-        wait = await asyncio.shield(bucket.filling or self._fill(bucket, user_id, tool_id, per_minute))
-        if bucket.lease > 0:
-            bucket.lease -= 1
-            return 0.0
-        return self._spend_own(bucket, per_minute, now) if wait < 0 else wait or 60 / per_minute
+        while True:
+            now = time.monotonic()
+            if bucket.lease > 0 and bucket.expires > now:
+                bucket.lease -= 1
+                if bucket.lease * 4 < _lease_of(per_minute) and bucket.filling is None and now >= self._away_until:
+                    self._fill(bucket, user_id, tool_id, per_minute)
+                return 0.0
+            if now < self._away_until:
+                return self._spend_own(bucket, per_minute, now)
+            wait = await self._filled(bucket, user_id, tool_id, per_minute)
+            if wait > 0 and bucket.lease == 0:
+                return wait
+
+    async def _filled(self, bucket: _Bucket, user_id: int, tool_id: Any, per_minute: int) -> float:
+        bucket.waiting += 1
+        try:
+            return await asyncio.shield(bucket.filling or self._fill(bucket, user_id, tool_id, per_minute))
+        finally:
+            bucket.waiting -= 1
 
     def _bucket(self, key: tuple[int, Any]) -> _Bucket:
         found = self._buckets.get(key)
@@ -102,14 +109,15 @@ class Budgets:
         return bucket.filling
 
     async def _lease(self, bucket: _Bucket, key: str, per_minute: int) -> float:
-        """Add a lease to the bucket. Seconds until the shared bucket has a token; -1 when Redis is away."""
+        """Add a lease to the bucket. Seconds until the shared bucket has a token; 0 when it had, or when Redis is away."""
         try:
-            granted, wait = await self._take(keys=[key], args=[per_minute, _lease_of(per_minute)])
+            wanted = max(_lease_of(per_minute), bucket.waiting)
+            granted, wait = await self._take(keys=[key], args=[per_minute, wanted])
         except (RedisError, OSError, TimeoutError) as error:
             if time.monotonic() >= self._away_until:
                 logger.warning("Redis is away, budgets are counted by each process: %s", error)
             self._away_until = time.monotonic() + _AWAY_SECONDS
-            return -1.0
+            return 0.0
         finally:
             bucket.filling = None
         now = time.monotonic()

@@ -176,7 +176,7 @@ if EMBEDDED_DATABASE:
     _generated("secret_key", "DATABASE_URL", None)
     _site_url, _owner_url = DATA_DIR.database_url(SITE_ROLE), DATA_DIR.database_url(OWNER_ROLE)
 _pool = env.integer(
-    "DATABASE_POOL_SIZE", "Connections that each process keeps for pages and REST.", 4, minimum=1, maximum=100
+    "DATABASE_POOL_SIZE", "Connections that each process keeps for pages and REST.", 8, minimum=1, maximum=100
 )
 DATABASES = {
     "default": _database(_site_url or "", pool={"min_size": 0, "max_size": _pool, "timeout": 5}),

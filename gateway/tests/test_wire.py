@@ -1,0 +1,237 @@
+"""The door of both eras: what is taken, and what is said to the rest."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import mcp_types
+import orjson
+import pytest
+from django.db import transaction
+from mcp.shared import inbound
+
+from gateway import wire
+from gateway.app import Gateway
+from gateway.tests.conftest import META, Company, call, legacy_call, make_tool, modern, post, until
+from gateway.wire import WireError
+from tools.models import Tool
+
+MODERN = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/list"}
+
+
+async def test_discover_names_versions_and_capabilities(gateway: Gateway, company: Company) -> None:
+    reply = await post(
+        gateway,
+        modern("server/discover"),
+        company.token,
+        mcp_protocol_version="2026-07-28",
+        mcp_method="server/discover",
+    )
+    result = mcp_types.DiscoverResult.model_validate(reply.result)
+    assert "2026-07-28" in result.supported_versions
+    assert reply.result["cacheScope"] == "private"
+
+
+async def test_the_list_holds_what_is_granted_verbatim(gateway: Gateway, company: Company) -> None:
+    reply = await post(gateway, modern("tools/list"), company.token, **MODERN)
+    mcp_types.ListToolsResult.model_validate(reply.result)
+    assert [tool["name"] for tool in reply.result["tools"]] == ["echo", "write"]
+    assert reply.result["cacheScope"] == "private"
+    assert reply.result["resultType"] == "complete"
+
+
+async def test_a_toolset_narrows_the_list_and_the_calls(gateway: Gateway, company: Company) -> None:
+    reply = await post(gateway, modern("tools/list"), company.token, "/mcp/desk", **MODERN)
+    assert [tool["name"] for tool in reply.result["tools"]] == ["echo"]
+    assert (await call(gateway, company.token, "write", path="/mcp/desk")).error["message"] == "Unknown tool: write"
+    assert (await call(gateway, company.token, "echo", path="/mcp/desk")).status == 200
+
+
+async def test_an_unknown_toolset_is_not_found(gateway: Gateway, company: Company) -> None:
+    assert (await post(gateway, modern("tools/list"), company.token, "/mcp/other", **MODERN)).status == 404
+
+
+@pytest.mark.parametrize("version", ["2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25"])
+async def test_initialize_answers_with_the_version_asked_for(gateway: Gateway, company: Company, version: str) -> None:
+    params = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+    body = {"jsonrpc": "2.0", "id": "a", "method": "initialize", "params": params}
+    reply = await post(gateway, body, company.token)
+    assert reply.result["protocolVersion"] == version
+    assert reply.json["id"] == "a"
+    notified = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    accepted = await post(gateway, notified, company.token, mcp_protocol_version=version)
+    assert (accepted.status, accepted.body) == (202, b"")
+
+
+async def test_an_unknown_version_gets_the_newest_of_the_older_ones(gateway: Gateway, company: Company) -> None:
+    body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "1999-01-01"}}
+    assert (await post(gateway, body, company.token)).result["protocolVersion"] == "2025-11-25"
+
+
+@pytest.mark.parametrize("token", [None, "mcps_" + "x" * 43, "sk-x", "a.b.c", "ey" + "J" * 9000])
+async def test_without_a_valid_token_there_is_a_challenge_and_nothing_else(
+    gateway: Gateway, company: Company, token: str | None
+) -> None:
+    for path in ("/mcp", "/mcp/", "/mcp/desk"):
+        reply = await post(gateway, modern("tools/list"), token, path, **MODERN)
+        assert reply.status == 401
+        assert reply.headers["www-authenticate"] == 'Bearer realm="mcpsite", error="invalid_token"'
+
+
+async def test_many_who_are_turned_away_make_few_records(gateway: Gateway, company: Company) -> None:
+    rows = gateway.ledger.rows
+    for _ in range(50):
+        await post(gateway, modern("tools/list"), "mcps_wrong", **MODERN)
+    await until(lambda: not gateway.ledger._waiting and not gateway.ledger._in_flight)
+    assert gateway.ledger.rows == rows + 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "code"),
+    [
+        ({"mcp_protocol_version": "-"}, 400, -32020),
+        ({"mcp_protocol_version": "2025-11-25"}, 400, -32020),
+        ({"mcp_protocol_version": "2099-01-01"}, 400, -32020),
+        ({"mcp_method": "-"}, 400, -32020),
+        ({"mcp_method": "tools/call"}, 400, -32020),
+        ({"origin": "https://evil.example"}, 403, -32600),
+        ({"origin": "null"}, 403, -32600),
+        ({"host": "evil.example"}, 403, -32600),
+        ({"content_type": "text/plain"}, 415, -32600),
+        ({"content_encoding": "gzip"}, 415, -32600),
+        ({"accept": "text/html"}, 406, -32600),
+    ],
+)
+async def test_headers_are_checked(gateway: Gateway, company: Company, headers: Any, status: int, code: int) -> None:
+    reply = await post(gateway, modern("tools/list"), company.token, **{**MODERN, **headers})
+    assert (reply.status, reply.error["code"]) == (status, code)
+
+
+async def test_an_unsupported_version_names_the_supported_ones(gateway: Gateway, company: Company) -> None:
+    body = modern("tools/list")
+    body["params"]["_meta"] = {**META, "io.modelcontextprotocol/protocolVersion": "2099-01-01"}
+    reply = await post(gateway, body, company.token, mcp_protocol_version="2099-01-01", mcp_method="tools/list")
+    assert reply.error["code"] == -32022
+    assert reply.error["data"]["requested"] == "2099-01-01"
+    assert "2026-07-28" in reply.error["data"]["supported"]
+
+
+async def test_a_repeated_routing_header_is_refused() -> None:
+    with pytest.raises(WireError) as caught:
+        wire.headers_of([(b"mcp-method", b"tools/list"), (b"mcp-method", b"tools/call")])
+    assert caught.value.code == wire.HEADER_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, -32700),
+        (b'{"a":NaN}', 400, -32700),
+        (b'"\\ud800"', 400, -32700),
+        (b"[" * 100_000, 400, -32700),
+        (b"[]", 400, -32600),
+        (b"7", 400, -32600),
+        (b'{"jsonrpc":"1.0","id":1,"method":"ping"}', 400, -32600),
+        (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', 400, -32600),
+        (b'{"jsonrpc":"2.0","id":1.5,"method":"ping"}', 400, -32600),
+        (b'{"jsonrpc":"2.0","id":true,"method":"ping"}', 400, -32600),
+        (b'{"jsonrpc":"2.0","id":{},"method":"ping"}', 400, -32600),
+        (b'{"jsonrpc":"2.0","id":"' + b"x" * 1000 + b'","method":"ping"}', 400, -32600),
+        (b'{"jsonrpc":"2.0","id":1,"method":7}', 400, -32600),
+        (b'{"jsonrpc":"2.0","id":1}', 400, -32600),
+        (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}', 400, -32602),
+        (b'{"jsonrpc":"2.0","id":1,"method":"nonsense"}', 200, -32601),
+        (b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{}}', 400, -32602),
+        (b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":[]}}', 400, -32602),
+        (b'{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"x"}}', 200, -32602),
+    ],
+)
+async def test_bad_bodies_get_the_answer_that_the_protocol_names(
+    gateway: Gateway, company: Company, body: bytes, status: int, code: int
+) -> None:
+    reply = await post(gateway, body, company.token)
+    assert (reply.status, reply.error["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("method", ["initialize", "ping", "logging/setLevel", "resources/subscribe"])
+async def test_methods_of_the_older_revisions_are_gone_in_the_modern_era(
+    gateway: Gateway, company: Company, method: str
+) -> None:
+    reply = await post(gateway, modern(method), company.token, mcp_protocol_version="2026-07-28", mcp_method=method)
+    assert (reply.status, reply.error["code"]) == (404, -32601)
+
+
+async def test_a_modern_request_without_its_meta_is_refused(gateway: Gateway, company: Company) -> None:
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+    reply = await post(gateway, body, company.token, **MODERN)
+    assert (reply.status, reply.error["code"]) == (400, -32602)
+
+
+async def test_the_name_header_may_be_encoded(gateway: Gateway, company: Company) -> None:
+    encoded = f"=?base64?{base64.b64encode(b'echo').decode()}?="
+    body = modern("tools/call", {"name": "echo", "arguments": {"text": "x"}})
+    for name, status in ((encoded, 200), ("  echo ", 200), ("Echo", 400), ("=?base64?!!?=", 400)):
+        headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/call", "mcp_name": name}
+        assert (await post(gateway, body, company.token, **headers)).status == status
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "=?base64?ZWNobw==?=", "=?base64?ZWNobw=?=", "=?base64?ZWNobx==?=", "=?base64?//8=?="]
+)
+def test_header_values_are_decoded_as_the_official_sdk_does(value: str) -> None:
+    assert wire.decoded(value) == inbound.decode_header_value(value)
+
+
+async def test_mirrored_arguments_must_agree_with_their_headers(gateway: Gateway, company: Company) -> None:
+    from gateway.tests.conftest import in_thread
+
+    schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+
+    def add() -> None:
+        from access.models import Grant
+
+        Grant.objects.create(role=company.role, tool=make_tool(company.source, "regional", inputSchema=schema))
+
+    await in_thread(add)
+    await until(lambda: "regional" in gateway.feed.snapshot.tools)  # type: ignore[union-attr]
+    body = modern("tools/call", {"name": "regional", "arguments": {"region": "eu"}})
+    headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/call", "mcp_name": "regional"}
+    assert (await post(gateway, body, company.token, **headers, mcp_param_region="eu")).status == 200
+    assert (await post(gateway, body, company.token, **headers, mcp_param_region="us")).error["code"] == -32020
+    assert (await post(gateway, body, company.token, **headers)).error["code"] == -32020
+
+
+async def test_only_post_is_served(gateway: Gateway, company: Company) -> None:
+    for method in ("GET", "DELETE", "PUT"):
+        reply = await post(gateway, b"", company.token, method=method)
+        assert (reply.status, reply.headers["allow"]) == (405, "POST")
+
+
+async def test_a_body_over_the_limit_is_refused_whatever_its_length_header_says(
+    gateway: Gateway, company: Company, settings: Any
+) -> None:
+    settings.MCP_MAX_BODY_BYTES = 1024
+    big = orjson.dumps(modern("tools/list") | {"x": "y" * 2000})
+    assert (await post(gateway, big, company.token, content_length=str(len(big)), **MODERN)).status == 413
+    assert (await post(gateway, big, company.token, **MODERN)).status == 413
+
+
+async def test_five_hundred_tools_are_listed_in_one_page_from_prepared_bytes(
+    gateway: Gateway, company: Company
+) -> None:
+    from gateway.tests.conftest import in_thread
+
+    def add() -> None:
+        from access.models import Grant
+
+        with transaction.atomic():
+            company.toolset.tools.add(*(make_tool(company.source, f"tool_{number:03}") for number in range(500)))
+        Grant.objects.create(role=company.role, toolset=company.toolset)
+
+    await in_thread(add)
+    await until(lambda: len(gateway.feed.snapshot.grants[company.role.pk]) == 502, 20)  # type: ignore[union-attr]
+    first = await post(gateway, modern("tools/list"), company.token, **MODERN)
+    assert len(first.result["tools"]) == 502
+    assert await in_thread(Tool.objects.count) == 503
+    assert (await legacy_call(gateway, company.token, "tool_007")).result["content"][0]["text"] == "hello"
