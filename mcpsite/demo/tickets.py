@@ -79,17 +79,21 @@ def _about_order(dice: Dice, now: datetime, order: Order) -> Ticket:
 
 def _occasion(order: Order, dice: Dice) -> tuple[str, datetime, datetime]:
     """What the ticket is about, and between when it must have been written."""
-    start, parcel, arrived = order.ordered_at, order.shipment, order.handed_over_at
+    start, parcel = order.ordered_at, order.shipment
     if order.status == "cancelled":
         return "cancel", start, start + timedelta(hours=6)
-    if arrived is None and parcel is None:
+    if order.handed_over_at is not None:
+        return _after_arrival(order, order.handed_over_at, dice)
+    if parcel is None:
         kind = dice.pick(("pickup", "when") if order.delivery == "pickup" else ("when", "address", "when"))
         return kind, start, start + timedelta(days=2)
-    if arrived is None and parcel is not None:
-        if parcel.status in ("delayed", "lost"):
-            return "late", parcel.expected_at, parcel.expected_at + timedelta(days=9)
-        return "where", parcel.shipped_at, parcel.expected_at
-    assert arrived is not None
+    if parcel.status in ("delayed", "lost"):
+        return "late", parcel.expected_at, parcel.expected_at + timedelta(days=9)
+    return "where", parcel.shipped_at, parcel.expected_at
+
+
+def _after_arrival(order: Order, arrived: datetime, dice: Dice) -> tuple[str, datetime, datetime]:
+    parcel = order.shipment
     if order.status == "returned":
         return "return", arrived, arrived + timedelta(days=12)
     if parcel is not None and dice.chance(0.3):
