@@ -94,7 +94,7 @@ class Installation:
                 self._start_engines_only() if self._options.services else self._start_all()
                 self._supervisor.run()
             except StopRequested:
-                pass
+                self._progress.say()  # a terminal has printed ^C without an end of line
             finally:
                 self._stop()
 
