@@ -308,7 +308,8 @@ ORDER BY tickets DESC
     SqlTool(
         "late_shipments",
         "Late shipments",
-        "Parcels that should have arrived by now but have not, the most overdue first, optionally of one carrier.",
+        "Parcels on their way that should have arrived by now, the most overdue first, optionally of one carrier."
+        " Lost parcels are left out.",
         ("operations",),
         """
 SELECT s.tracking_number, s.carrier, s.status, s.shipped_at, s.expected_on,
@@ -317,7 +318,8 @@ SELECT s.tracking_number, s.carrier, s.status, s.shipped_at, s.expected_on,
 FROM shipments s
 JOIN orders o ON o.id = s.order_id
 JOIN customers c ON c.id = o.customer_id
-WHERE s.delivered_at IS NULL AND s.expected_on < current_date AND (:carrier IS NULL OR s.carrier = :carrier)
+WHERE s.delivered_at IS NULL AND s.status <> 'lost' AND s.expected_on < current_date
+  AND (:carrier IS NULL OR s.carrier = :carrier)
 ORDER BY s.expected_on
 LIMIT :max_results
 """,
