@@ -27,7 +27,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcpsite import env
-from mcpsite.demo import kept, office
+from mcpsite.demo import office
 
 _HEALTH_PATH = "/healthz"
 _SHORTEST_TOKEN = 16
@@ -176,10 +176,10 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Serve until SIGTERM."""
     arguments = _arguments()
-    token = env.secret(kept.TOKEN_VARIABLE, "Bearer token that the demo's upstream server requires.")
+    token = env.secret("DEMO_UPSTREAM_TOKEN", "Bearer token that the demo's upstream server requires.")
     if token is None or len(token) < _SHORTEST_TOKEN:
-        sys.exit(f"{kept.TOKEN_VARIABLE} must be set, to at least {_SHORTEST_TOKEN} characters.")
-    folder = env.text(kept.FOLDER_VARIABLE, "Folder in which the demo's upstream server keeps notes and replies.")
+        sys.exit(f"DEMO_UPSTREAM_TOKEN must be set, to at least {_SHORTEST_TOKEN} characters.")
+    folder = env.text("DEMO_UPSTREAM_DIR", "Folder in which the demo's upstream server keeps notes and replies.")
     app = build_app(token, Path(folder or tempfile.mkdtemp(prefix="mcpsite-demo-")))
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[_listening_socket(arguments)])
