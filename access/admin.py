@@ -117,6 +117,7 @@ class ManagedUsers(RecordedAdmin):
             given = Group.objects.none() if obj is None else obj.groups.all()
             choices = assignable_groups(request.user).values("pk").union(given.values("pk"))
             field.queryset = Group.objects.filter(pk__in=choices).order_by("name")
+            getattr(field.widget, "widget", field.widget).verbose_name = "roles"
             field.label, field.help_text = "Roles", "What the user may do, and which tools it may call."
         return form
 
@@ -238,6 +239,7 @@ class GrantInline(BaseTabularInline):
     fields = ("toolset", "tool", "tag", "calls_per_minute")
     autocomplete_fields = ("toolset", "tool")
     extra = 0
+    hide_title = True
     verbose_name_plural = "grants: one toolset, tool or tag each"
 
 

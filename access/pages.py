@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
+from django.urls import reverse
 
 from access import tokens
 from access.attempts import TooManyAttempts
@@ -36,6 +37,15 @@ class LoginForm(AuthenticationForm):
         except LoginRefused as refused:
             raise self.get_invalid_login_error() from refused
         return self.cleaned_data
+
+
+def show_login(request: HttpRequest) -> HttpResponse:
+    """Django's login page; whoever came straight to it goes on to the admin's first page."""
+    if "next" not in request.GET and "next" not in request.POST:
+        wanted: QueryDict = request.GET.copy()
+        wanted["next"] = reverse("admin:index")
+        request.GET = wanted  # type: ignore[assignment]
+    return admin.site.login(request)
 
 
 def log_out(request: HttpRequest) -> HttpResponse:

@@ -102,6 +102,11 @@ class ApiTokenAdmin(RecordedAdmin):
         """Record that the token was made."""
         record_token(request, form.instance, "token_created", differences({}, stored(form.instance)), door="admin")
 
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        """One button: the next page shows the secret."""
+        only = {"show_save_and_continue": False, "show_save_and_add_another": False}
+        return super().render_change_form(request, {**context, **only}, *args, **kwargs)
+
     def response_add(self, request: HttpRequest, obj: Any, post_url_continue: Any = None) -> HttpResponse:
         """The page that shows the secret, once; nothing keeps it, not even the session."""
         context = {

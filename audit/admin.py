@@ -69,7 +69,7 @@ class RecordAdmin(ReadOnlyAdmin):
     list_per_page = 50
     list_fullwidth = True
     search_fields = ("rid",)
-    search_help_text = "An id of a record or call, or the exact name of a tool, a user or a trace."
+    search_help_text = "Id, tool, actor or trace, in full"
     sortable_by = ()
     show_full_result_count = False
     paginator = KeysetPaginator
@@ -106,6 +106,13 @@ class RecordAdmin(ReadOnlyAdmin):
         """A list needs no more than the beginning of the detail."""
         rows: QuerySet[Record] = super().get_queryset(request)
         return rows.defer("detail", "ct").annotate(beginning=Substr("detail", 1, 400))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Only what the record says something about."""
+        if obj is None:
+            return super().get_fieldsets(request, obj)
+        said = ((title, [name for name in names["fields"] if _says(obj, str(name))]) for title, names in self.fieldsets)
+        return [(title, {"fields": names}) for title, names in said if names]
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
         """Pages by id."""
@@ -231,6 +238,30 @@ class RecordAdmin(ReadOnlyAdmin):
         return code_block(
             json.dumps(detail_of(record), indent=2, ensure_ascii=False) if detail_of(record) else record.detail
         )
+
+
+# What a line of the page shows, where that is not the column of the same name.
+_COLUMN_OF = {
+    "about": "object_type",
+    "source": "connector",
+    "shown_effect": "effect",
+    "took": "total_us",
+    "upstream": "upstream_us",
+    "result_size": "result_bytes",
+    "related": "call_id",
+    "shown_call_id": "call_id",
+    "pretty_detail": "detail",
+    "shown_definition": "definition",
+    "arguments_commitment": "args_commit",
+    "result_commitment": "result_commit",
+    "encryption_key": "key_id",
+}
+
+
+def _says(record: Record, name: str) -> bool:
+    if name == "changes":
+        return bool(changes_of(detail_of(record)))
+    return getattr(record, _COLUMN_OF.get(name, name), True) is not None
 
 
 def _alone(record: Record) -> str:

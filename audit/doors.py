@@ -13,12 +13,14 @@ from django.db import models, transaction
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from unfold.widgets import UnfoldAdminTextareaWidget  # type: ignore[import-untyped]
 
 from audit.changes import Action, Snapshot, delete_recorded, link_to, record_change, stored
 from audit.models import Record
-from audit.theme import BaseAdmin
+from audit.theme import BaseAdmin, with_code
 
 _HISTORY_PAGE = 50
+_VERBS = {"create": "Created", "update": "Changed", "delete": "Deleted", "test": "Tested", "sync": "Synchronised"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +32,26 @@ class Told:
     changes: list[tuple[str, str, str]]
     detail: dict[str, Any]
 
+    @property
+    def verb(self) -> str:
+        """What was done, as a word for people."""
+        return _VERBS.get(self.record.code, self.record.code.replace("_", " ").capitalize())
+
 
 class RecordedAdmin(BaseAdmin):
     """An admin whose changes are ledger records of the same transaction. The records are the object's only history."""
 
+    formfield_overrides = {models.TextField: {"widget": UnfoldAdminTextareaWidget(attrs={"rows": 3})}}
     object_history_template = "admin/ledger_history.html"
     # The object's related records that its history shows as well, by model label ("access.Grant").
     history_of: ClassVar[tuple[str, ...]] = ()
+
+    def formfield_for_dbfield(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
+        """With code in help texts shown as code."""
+        found = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if found is not None and found.help_text:
+            found.help_text = with_code(str(found.help_text))
+        return found
 
     def save_model(self, request: HttpRequest, obj: models.Model, form: Any, change: bool) -> None:
         """Keep the state before; `save_related` records when relations are saved too."""
@@ -121,6 +136,14 @@ class ReadOnlyAdmin(BaseAdmin):
     """An admin in which nothing can be added, changed or deleted."""
 
     actions = None
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Without a button for a history: there is none."""
+        return super().render_change_form(request, {**context, "show_history": False}, *args, **kwargs)
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """What cannot change has no history."""
+        raise Http404
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Never."""

@@ -64,6 +64,5 @@ class KeysetChangeList(BaseChangeList):
         self.newer_url = self.get_query_string({NEWER: rows[0].pk}, [OLDER]) if rows and more_newer else ""
         self.older_url = self.get_query_string({OLDER: rows[-1].pk}, [NEWER]) if rows and more_older else ""
         self.paginator = self.model_admin.get_paginator(request, self.queryset, self.list_per_page)
-        self.result_count = len(rows)
-        self.full_result_count = None
+        self.result_count = self.full_result_count = len(rows)
         self.show_full_result_count = self.show_admin_actions = self.can_show_all = self.multi_page = False

@@ -63,15 +63,24 @@ def badge(text: str, colour: str = "grey", title: str = "") -> SafeString:
 def code_block(text: str) -> SafeString:
     """Preformatted text, escaped, in a box that scrolls."""
     return format_html(
-        '<pre class="bg-base-50 border border-base-200 font-mono max-h-96 overflow-auto p-3 rounded-default text-xs'
-        ' whitespace-pre-wrap break-words dark:bg-base-800 dark:border-base-700">{}</pre>',
+        '<pre class="bg-base-50 border border-base-200 code-block kept-lines mono p-3 rounded-default'
+        ' dark:bg-base-800 dark:border-base-700">{}</pre>',
         text,
     )
 
 
 def mono(text: str) -> SafeString:
     """An identifier in a fixed-width face that may break anywhere."""
-    return format_html('<span class="break-all font-mono text-xs">{}</span>', text)
+    return format_html('<span class="break-anywhere mono">{}</span>', text)
+
+
+def with_code(text: str) -> SafeString:
+    """The text, escaped, with what stands between backticks as code."""
+    parts = str(text).split("`")
+    if len(parts) % 2 == 0:
+        return format_html("{}", text)
+    pairs = (("<code>{}</code>" if place % 2 else "{}", part) for place, part in enumerate(parts))
+    return SafeString("".join(format_html(form, part) for form, part in pairs))
 
 
 __all__ = [
@@ -84,4 +93,5 @@ __all__ = [
     "code_block",
     "display",
     "mono",
+    "with_code",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.http import HttpRequest
+from django.templatetags.static import static
 from django.urls import reverse_lazy
 
 
@@ -52,6 +53,7 @@ UNFOLD: dict[str, Any] = {
     "SHOW_BACK_BUTTON": True,
     "BORDER_RADIUS": "6px",
     "COLORS": {"primary": _PRIMARY},
+    "STYLES": [lambda request: static("mcpsite/admin.css")],
     "COMMAND": {"search_models": ["tools.Tool", "tools.DataSource", "tools.Toolset", "access.User", "access.Role"]},
     "SIDEBAR": {
         "show_search": True,

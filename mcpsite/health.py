@@ -44,7 +44,7 @@ class Probe:
     def __init__(self) -> None:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._question: asyncio.Task[None] | None = None
-        self.migrated = False
+        self._migrated = False
 
     async def answers(self, within: float = ANSWER_SECONDS) -> bool:
         """Whether PostgreSQL answered a query within so many seconds."""
@@ -58,12 +58,18 @@ class Probe:
             async with asyncio.timeout(_GIVE_UP_SECONDS):
                 connection = await self._connected()
                 await connection.execute("SELECT 1")
-                if not self.migrated:
-                    self.migrated = await _nothing_unapplied(connection)
         except (psycopg.Error, OSError, TimeoutError) as error:
             logger.warning("PostgreSQL does not answer the health check: %s", str(error).partition("\n")[0])
             await self._drop()
             raise
+
+    async def migrated(self) -> bool:
+        """Whether nothing is left to migrate; asked only while PostgreSQL answers. Once true, it stays so."""
+        if not self._migrated:
+            wanted = await asyncio.to_thread(_known_migrations)
+            rows = await (await (await self._connected()).execute(_APPLIED)).fetchall()
+            self._migrated = wanted <= {(app, name) for app, name in rows}
+        return self._migrated
 
     async def _connected(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
@@ -83,12 +89,6 @@ class Probe:
             self._question.cancel()
             await asyncio.wait({self._question})
         await self._drop()
-
-
-async def _nothing_unapplied(connection: psycopg.AsyncConnection[Any]) -> bool:
-    wanted = await asyncio.to_thread(_known_migrations)
-    rows = await (await connection.execute(_APPLIED)).fetchall()
-    return wanted <= {(app, name) for app, name in rows}
 
 
 @functools.cache
@@ -198,9 +198,18 @@ async def readyz(request: HttpRequest) -> HttpResponse:
         reasons.append("The gateway is not ready.")
     if not await probe().answers():
         reasons.append("PostgreSQL does not answer.")
-    elif not probe().migrated:
+    elif not await _migrated():
         reasons.append("There are migrations to apply.")
     return _uncached(JsonResponse({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200))
+
+
+async def _migrated() -> bool:
+    try:
+        async with asyncio.timeout(_GIVE_UP_SECONDS):
+            return await probe().migrated()
+    except (psycopg.Error, OSError, TimeoutError) as error:
+        logger.warning("the migrations cannot be read: %s", error)
+        return False
 
 
 def _uncached(response: HttpResponse) -> HttpResponse:

@@ -44,6 +44,7 @@ api = [
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="admin:index"), name="home"),
+    path("admin/login/", pages.show_login),
     path("admin/logout/", admin.site.admin_view(pages.log_out)),
     path("admin/password_change/", admin.site.admin_view(pages.change_password)),
     path("admin/", admin.site.urls),

@@ -222,6 +222,7 @@ class VersionInline(BaseTabularInline):
     ordering = ("-number",)
     extra = max_num = 0
     can_delete = False
+    hide_title = True
     per_page = 10
     verbose_name_plural = "versions of the definition"
 

@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 from django import forms
+from django.utils.html import format_html
 from pydantic import BaseModel
 from unfold import widgets  # type: ignore[import-untyped]
 
+from audit.theme import with_code
 from tools.configuration import Refused, configure, specify, stored_secrets
 from tools.connectors.registry import connector_class, secret_names
 from tools.models import DataSource, Tool
@@ -16,6 +18,7 @@ from tools.models import DataSource, Tool
 PREFIX = "option_"
 CLEAR = "clear_"
 _LONG_TEXT = 500
+_ACRONYMS = frozenset({"url", "tls", "id", "api", "http", "ca"})
 
 
 class PrettyJSON(json.JSONEncoder):
@@ -31,15 +34,21 @@ def fields_of(model: type[BaseModel], values: dict[str, Any], stored: set[str]) 
     found: dict[str, forms.Field] = {}
     for name, declared in schema.get("properties", {}).items():
         shape = _resolved(declared, schema)
-        label = (model.model_fields[name].alias or name).replace("_", " ").capitalize()
+        label = _label(model.model_fields[name].alias or name)
         required = name in schema.get("required", ())
-        common = {"label": label, "help_text": declared.get("description", ""), "required": required}
+        common = {"label": label, "help_text": with_code(declared.get("description", "")), "required": required}
         if shape.get("format") == "password":
             found |= _secret_fields(name, common, name in stored)
             continue
         found[PREFIX + name] = field = _field(shape, common)
         field.initial = values.get(name, declared.get("default"))
     return found
+
+
+def _label(name: str) -> str:
+    words = name.split("_")
+    text = " ".join(word.upper() if word in _ACRONYMS else word for word in words)
+    return text[:1].upper() + text[1:]
 
 
 def _resolved(declared: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +64,7 @@ def _resolved(declared: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any
 def _secret_fields(name: str, common: dict[str, Any], stored: bool) -> dict[str, forms.Field]:
     widget = widgets.UnfoldAdminPasswordWidget(attrs={"autocomplete": "new-password"})
     hint = "A value is stored. Leave empty to keep it." if stored else "Not set."
-    said = f"{common['help_text']} {hint}".strip()
+    said = format_html("{} {}", common["help_text"], hint)
     needed = common["required"] and not stored
     field = forms.CharField(**{**common, "help_text": said, "required": needed}, widget=widget, strip=False)
     if not stored or common["required"]:
@@ -81,9 +90,9 @@ def _field(shape: dict[str, Any], common: dict[str, Any]) -> forms.Field:
         case "string":
             return forms.CharField(**common, max_length=shape.get("maxLength"), widget=_text_widget(shape))
     return forms.JSONField(
-        **{**common, "required": False, "help_text": f"{common['help_text']} As JSON.".strip()},
+        **{**common, "required": False, "help_text": format_html("{} As JSON.", common["help_text"])},
         encoder=PrettyJSON,
-        widget=widgets.UnfoldAdminTextareaWidget(attrs={"rows": 12, "class": "font-mono", "spellcheck": "false"}),
+        widget=widgets.UnfoldAdminTextareaWidget(attrs={"rows": 12, "class": "mono", "spellcheck": "false"}),
     )
 
 
@@ -91,7 +100,7 @@ def _text_widget(shape: dict[str, Any]) -> forms.Widget:
     longest = shape.get("maxLength") or 0
     if longest <= _LONG_TEXT:
         return widgets.UnfoldAdminTextInputWidget()  # type: ignore[no-any-return]
-    code = {"class": "font-mono", "spellcheck": "false"} if longest > 10_000 else {}
+    code = {"class": "mono", "spellcheck": "false"} if longest > 10_000 else {}
     return widgets.UnfoldAdminTextareaWidget(  # type: ignore[no-any-return]
         attrs={"rows": 10 if code else 4, **code}
     )
