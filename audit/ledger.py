@@ -78,6 +78,7 @@ class Ledger:
         self._scheduled = False
         self._lost = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
 
     # --- Life ---------------------------------------------------------------------------------------------------------
 
@@ -94,6 +95,7 @@ class Ledger:
         unfinished = [pending.written for pending in (*self._in_flight, *self._waiting) if pending.written]
         if unfinished:
             await asyncio.wait(unfinished, timeout=within)
+        self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -215,7 +217,8 @@ class Ledger:
     def _lose(self, reason: str) -> None:
         if self._pg is None:
             return
-        logger.warning("the ledger's connection is lost, %d records wait: %s", len(self._in_flight), reason)
+        log = logger.debug if self._stopping else logger.warning
+        log("the ledger's connection is lost, %d records wait: %s", len(self._in_flight), reason)
         self._pg = None
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 
@@ -16,6 +17,8 @@ from gateway.app import Gateway, Receive, Scope_, Send  # noqa: E402 - needs Dja
 from mcpsite.postgres import conninfo  # noqa: E402
 
 logger = logging.getLogger("mcpsite")
+
+_READY_SECONDS = 5
 
 
 class Site:
@@ -38,9 +41,19 @@ class Site:
     async def _live(self, receive: Receive, send: Send) -> None:
         while (await receive())["type"] != "lifespan.shutdown":
             await self.gateway.start()
+            await self._until_ready()
             await send({"type": "lifespan.startup.complete"})
         await self.gateway.stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _until_ready(self) -> None:
+        """Take no connection that could only be refused; but serve health and pages when the services stay away."""
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                while not self.gateway.ready():  # noqa: ASYNC110 - once in a process's life
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            logger.warning("serving without calls: the policy or the ledger is not there yet")
 
 
 application = Site()

@@ -140,6 +140,6 @@ def data_dir() -> Path:
     return Path(text("MCPSITE_DATA", help, str(fallback))).expanduser().absolute()
 
 
-def set_data_dir(path: str) -> None:
-    """Make `path` the data directory of this process, before the settings are read (`manage.py up --data`)."""
-    os.environ["MCPSITE_DATA"] = path
+def override(name: str, value: str) -> None:
+    """Give a variable the value of a command-line option, before the settings are read."""
+    os.environ[name] = value

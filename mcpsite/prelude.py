@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 import time
 from pathlib import Path
-
-from dotenv import load_dotenv
 
 from mcpsite import env
 from mcpsite.datadir import DataDir
@@ -30,12 +27,12 @@ def prepare_up(arguments: list[str]) -> None:
         return
     env.load_file(Path(__file__).resolve().parent.parent / ".env")
     if known.data:
-        env.set_data_dir(known.data)
+        env.override("MCPSITE_DATA", known.data)
     _create(DataDir(env.data_dir()))
     if not env.is_set("PUBLIC_URL"):
-        _set("PUBLIC_URL", local_url(known.host, known.port))
+        env.override("PUBLIC_URL", local_url(known.host, known.port))
     if known.workers:
-        _set("WEB_WORKERS", known.workers)
+        env.override("WEB_WORKERS", known.workers)
 
 
 def local_url(host: str, port: int | str) -> str:
@@ -43,10 +40,6 @@ def local_url(host: str, port: int | str) -> str:
     if host in LOCAL_HOSTS:
         host = "localhost"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _set(name: str, value: str) -> None:
-    load_dotenv(stream=io.StringIO(f"{name}='{value}'\n"), override=True)
 
 
 def _create(data: DataDir) -> None:

@@ -158,7 +158,7 @@ def _database(url: str, **options: Any) -> dict[str, Any]:
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
         "HOST": unquote(host) if socket else parts.hostname or "",
-        "PORT": "" if socket else str(parts.port or ""),
+        "PORT": "5432" if socket else str(parts.port or ""),
         "OPTIONS": {"connect_timeout": 5, "application_name": "mcpsite", **query, **options},
     }
 
@@ -288,7 +288,7 @@ LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "staticfiles"
+STATIC_ROOT = env.text("STATIC_ROOT", "Where `collectstatic` puts files. Unset: they are served from the packages.")
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_AUTOREFRESH = DEBUG
 STORAGES = {

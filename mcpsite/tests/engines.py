@@ -28,7 +28,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None
     early_config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     data = DataDir(Path(folder))
     data.create()
-    env.set_data_dir(folder)
+    env.override("MCPSITE_DATA", folder)
     options = early_config.known_args_namespace
     if not (options.help or options.version or options.collectonly):
         supervisor = Supervisor()

@@ -31,9 +31,12 @@ class Command(migrate.Command):
         with connections[options["database"]].cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
             try:
-                result = super().handle(*args, **options)
+                # Checks of the admin ask the database about permissions, which an empty one cannot answer: they come after.
+                result = super().handle(*args, **{**options, "skip_checks": True})
                 if not settings.ONE_DATABASE_ROLE:
                     grant_to_site(cursor, settings.DATABASES["default"]["USER"])
             finally:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+        if not options["skip_checks"]:
+            self.check(databases=[options["database"]])
         return result
