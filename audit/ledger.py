@@ -70,6 +70,7 @@ class Ledger:
         self._seq = 0
         self._waiting: deque[_Pending] = deque()
         self._in_flight: list[_Pending] = []
+        self._sent_at = 0.0
         self._failed: str | None = None
         self._isolate = False
         self._connection: psycopg.AsyncConnection[object] | None = None
@@ -104,8 +105,7 @@ class Ledger:
     @property
     def available(self) -> bool:
         """Whether a record written now can be expected to become durable in time."""
-        oldest = self._in_flight[0] if self._in_flight else self._waiting[0] if self._waiting else None
-        stuck = oldest is not None and oldest.expires < self._loop.time()
+        stuck = bool(self._in_flight) and self._loop.time() - self._sent_at > INTENT_SECONDS
         return self._pg is not None and not stuck and len(self._waiting) < _QUEUE_LIMIT
 
     # --- Writing ------------------------------------------------------------------------------------------------------
@@ -147,6 +147,7 @@ class Ledger:
             return
         count = 1 if self._isolate else min(len(self._waiting), _BATCH_LIMIT)
         self._in_flight = [self._waiting.popleft() for _ in range(count)]
+        self._sent_at = self._loop.time()
         self._failed = None
         try:
             for pending in self._in_flight:

@@ -31,6 +31,8 @@ def prepare_up(arguments: list[str]) -> None:
     _create(DataDir(env.data_dir()))
     if not env.is_set("PUBLIC_URL"):
         env.override("PUBLIC_URL", local_url(known.host, known.port))
+    if sys.stdout.isatty() and not env.is_set("LOG_FORMAT"):
+        env.override("LOG_FORMAT", "text")
     if known.workers:
         env.override("WEB_WORKERS", known.workers)
 
