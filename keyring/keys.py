@@ -8,8 +8,8 @@ each purpose uses a key of its own, derived with HKDF-SHA256 (RFC 5869).
 from __future__ import annotations
 
 import base64
-import binascii
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 
@@ -22,6 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 _FORMAT = b"\x01"
 _NONCE_BYTES = 12
+_ID = re.compile(rb"[A-Za-z0-9]{1,32}")
 
 
 class DecryptionError(Exception):
@@ -51,7 +52,7 @@ class KeyRing:
 
     def derive(self, purpose: str, key_id: str | None = None) -> bytes:
         """A 32-byte key for `purpose` only, from the named key or the primary one. Raises DecryptionError."""
-        name = key_id or self.primary
+        name = self.primary if key_id is None else key_id
         if (found := self._derived.get((name, purpose))) is not None:
             return found
         if name not in self._keys:
@@ -83,41 +84,48 @@ class KeyRing:
     @staticmethod
     def key_id_of(ciphertext: bytes) -> str:
         """The id of the key that made `ciphertext`; raises DecryptionError when it is not one of ours."""
-        if len(ciphertext) < 2 or ciphertext[:1] != _FORMAT:
+        length = ciphertext[1] if len(ciphertext) >= 2 else 0
+        name = bytes(ciphertext[2 : 2 + length])
+        if ciphertext[:1] != _FORMAT or len(name) != length or not _ID.fullmatch(name):
             raise DecryptionError("This is not a ciphertext of the key ring.")
-        return ciphertext[2 : 2 + ciphertext[1]].decode("ascii", "replace")
+        return name.decode()
 
 
 def parse(text: str) -> KeyRing:
-    """The ring that `ENCRYPTION_KEYS` describes: `id:base64,id:base64`. Raises ImproperlyConfigured."""
+    """The ring that `ENCRYPTION_KEYS` describes: `id:base64,id:base64`. Raises ImproperlyConfigured.
+
+    Its sentences name an entry by its place and never repeat it: in a wrong one, anything can be the key.
+    """
     keys: dict[str, bytes] = {}
-    for entry in filter(None, (part.strip() for part in text.split(","))):
-        name, _, encoded = entry.partition(":")
-        keys[_checked_id(name, keys)] = _checked_key(name, encoded)
+    entries = [entry for entry in (part.strip() for part in text.split(",")) if entry]
+    for place, entry in enumerate(entries, 1):
+        name, colon, encoded = entry.partition(":")
+        if not colon or not _ID.fullmatch(name.encode()):
+            raise _wrong(place, "is not id:base64, with an id of 1 to 32 letters or digits")
+        if name in keys:
+            raise _wrong(place, "has the id of an entry before it")
+        key = _checked_key(place, encoded)
+        if key in keys.values():
+            raise _wrong(place, "has the key of an entry before it")
+        keys[name] = key
     if not keys:
         raise ImproperlyConfigured("ENCRYPTION_KEYS is empty: give it at least one key, as id:base64.")
     return KeyRing(keys)
 
 
-def _checked_id(name: str, known: Mapping[str, bytes]) -> str:
-    if not (name.isascii() and name.isalnum() and len(name) <= 32):
-        raise ImproperlyConfigured(
-            "ENCRYPTION_KEYS: a key id is 1 to 32 letters or digits, followed by a colon and the key."
-        )
-    if name in known:
-        raise ImproperlyConfigured(f"ENCRYPTION_KEYS: the key id {name!r} occurs twice.")
-    return name
+def _wrong(place: int, what: str) -> ImproperlyConfigured:
+    return ImproperlyConfigured(f"ENCRYPTION_KEYS: entry {place} {what}.")
 
 
-def _checked_key(name: str, encoded: str) -> bytes:
+def _checked_key(place: int, encoded: str) -> bytes:
     try:
-        key = base64.b64decode(encoded.replace("-", "+").replace("_", "/"), validate=True)
-    except binascii.Error as error:
-        raise ImproperlyConfigured(f"ENCRYPTION_KEYS: the key {name!r} is not base64.") from error
+        key = base64.b64decode(encoded.strip().replace("-", "+").replace("_", "/"), validate=True)
+    except ValueError:
+        raise _wrong(place, "has a key that is not base64") from None
     if len(key) != 32:
-        raise ImproperlyConfigured(f"ENCRYPTION_KEYS: the key {name!r} has {len(key)} bytes, but needs 32 random ones.")
+        raise _wrong(place, f"has a key of {len(key)} bytes, but 32 random ones are needed")
     if len(set(key)) < 8:
-        raise ImproperlyConfigured(f"ENCRYPTION_KEYS: the key {name!r} is not random.")
+        raise _wrong(place, "has a key that is not random")
     return key
 
 
