@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import ClassVar
 
 from django.contrib.auth.models import AbstractUser, Group, UserManager
 from django.contrib.postgres.fields import ArrayField
@@ -50,6 +51,8 @@ class Role(Group):
     """A Django group plus grants: Django permissions rule admin and REST, grants rule the calls of tools."""
 
     description = models.TextField(blank=True, help_text="What people with this role do.")
+
+    objects: ClassVar[models.Manager[Role]]  # type: ignore[assignment]
 
     class Meta:
         ordering = ("name",)

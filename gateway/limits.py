@@ -109,7 +109,7 @@ class Budgets:
         return bucket.filling
 
     async def _lease(self, bucket: _Bucket, key: str, per_minute: int) -> float:
-        """Add a lease to the bucket. Seconds until the shared bucket has a token; 0 when it had, or when Redis is away."""
+        """Add a lease to the bucket. Seconds until the shared one has a token; 0 if it had, or if Redis is away."""
         try:
             wanted = max(_lease_of(per_minute), bucket.waiting)
             granted, wait = await self._take(keys=[key], args=[per_minute, wanted])

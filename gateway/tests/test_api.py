@@ -80,7 +80,7 @@ async def test_a_body_that_is_none_is_refused(client: AsyncClient, company: Comp
 async def test_a_spent_budget_says_when_to_come_back(client: AsyncClient, gateway: Gateway, company: Company) -> None:
     await in_thread(lambda: Grant.objects.filter(tool__name="echo").update(calls_per_minute=1))
     clerk = company.role.pk
-    await until(lambda: gateway.feed.snapshot.grants[clerk]["echo"] == 1)  # type: ignore[union-attr]
+    await until(lambda: gateway.feed.snapshot.grants[clerk]["echo"] == 1)
     assert (await ask(client, "echo", company.token)).status_code == 200
     response = await ask(client, "echo", company.token)
     assert (response.status_code, response.json()["code"]) == (429, "budget_exhausted")

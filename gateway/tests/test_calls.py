@@ -23,7 +23,7 @@ async def change(make: Any, gateway: Gateway) -> None:
     assert gateway.feed.snapshot is not None
     before = gateway.feed.snapshot.version
     await in_thread(make)
-    await until(lambda: gateway.feed.snapshot.version > before)  # type: ignore[union-attr]
+    await until(lambda: gateway.feed.snapshot.version > before)
 
 
 async def test_a_read_tool_leaves_one_record_and_its_id_in_the_answer(gateway: Gateway, company: Company) -> None:
@@ -36,7 +36,7 @@ async def test_a_read_tool_leaves_one_record_and_its_id_in_the_answer(gateway: G
     assert (record.kind, record.decision, record.code) == ("call", "allow", "ok")
     assert (record.actor, record.roles, record.connector, record.tool) == ("carla", "clerk", "office", "echo")
     assert (record.client, record.address, record.door) == ("tests 1", "192.0.2.7", "mcp")
-    assert record.policy_version == gateway.feed.snapshot.version  # type: ignore[union-attr]
+    assert record.policy_version == gateway.feed.snapshot.version
     current = await in_thread(lambda: Tool.objects.select_related("current").get(name="echo").current)
     assert current is not None
     assert bytes(record.definition or b"").hex() == current.fingerprint

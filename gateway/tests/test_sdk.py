@@ -40,7 +40,7 @@ async def test_the_official_client_lists_and_calls(gateway: Gateway, company: Co
         assert [tool.name for tool in listed.tools] == ["echo", "write"]
         for name in ("echo", "write"):
             result = await client.call_tool(name, {"text": f"from {mode}"})
-            assert result.content[0].text == f"from {mode}"  # type: ignore[union-attr]
+            assert result.content[0].text == f"from {mode}"
             assert result.meta is not None
             assert await records(rid=result.meta["mcpsite/record"])
         wrong = await client.call_tool("echo", {"text": 7})

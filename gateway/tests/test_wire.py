@@ -194,7 +194,7 @@ async def test_mirrored_arguments_must_agree_with_their_headers(gateway: Gateway
         Grant.objects.create(role=company.role, tool=make_tool(company.source, "regional", inputSchema=schema))
 
     await in_thread(add)
-    await until(lambda: "regional" in gateway.feed.snapshot.tools)  # type: ignore[union-attr]
+    await until(lambda: "regional" in gateway.feed.snapshot.tools)
     body = modern("tools/call", {"name": "regional", "arguments": {"region": "eu"}})
     headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/call", "mcp_name": "regional"}
     assert (await post(gateway, body, company.token, **headers, mcp_param_region="eu")).status == 200
@@ -230,7 +230,7 @@ async def test_five_hundred_tools_are_listed_in_one_page_from_prepared_bytes(
         Grant.objects.create(role=company.role, toolset=company.toolset)
 
     await in_thread(add)
-    await until(lambda: len(gateway.feed.snapshot.grants[company.role.pk]) == 502, 20)  # type: ignore[union-attr]
+    await until(lambda: len(gateway.feed.snapshot.grants[company.role.pk]) == 502, 20)
     first = await post(gateway, modern("tools/list"), company.token, **MODERN)
     assert len(first.result["tools"]) == 502
     assert await in_thread(Tool.objects.count) == 503
