@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import AddrInfoType
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -40,29 +41,25 @@ _INSIDE: tuple[IPNetwork, ...] = tuple(
         "203.0.113.0/24",
         "224.0.0.0/4",
         "240.0.0.0/4",
-        "::/96",
-        "::1/128",
-        "::ffff:0:0:0/96",
-        "64:ff9b::/96",
-        "64:ff9b:1::/48",
-        "100::/64",
+        # Of IPv6 only 2000::/3 is given out as global unicast, and not all of it.
+        "::/3",
+        "4000::/2",
+        "8000::/1",
         "2001::/23",
         "2001:db8::/32",
         "2002::/16",
         "3fff::/20",
-        "5f00::/16",
-        "fc00::/7",
-        "fe80::/10",
-        "fec0::/10",
-        "ff00::/8",
     ]
 )
 # The metadata services of clouds hand out credentials: no rule opens them.
 _METADATA = frozenset(
     ipaddress.ip_address(address)
-    for address in ("169.254.169.254", "169.254.170.2", "169.254.170.23", "100.100.100.200", "192.0.0.192",
-                    "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254")
+    for address in ("169.254.169.254", "169.254.170.2", "169.254.170.23", "169.254.0.23", "169.254.42.42",
+                    "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254",
+                    "fd00:42::42", "fe80::a9fe:a9fe")
 )  # fmt: skip
+# IPv6 networks whose addresses carry an IPv4 address in their last 32 bits (RFC 2765, 6052, 8215).
+_CARRIERS = tuple(ipaddress.IPv6Network(network) for network in ("::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
 
 
 class EgressDenied(OSError):
@@ -93,6 +90,17 @@ def plain(address: IPAddress) -> IPAddress:
     return address
 
 
+def carried(address: IPAddress) -> ipaddress.IPv4Address | None:
+    """The IPv4 address to which a gateway would translate an IPv6 address, if it is of such a kind."""
+    if address.version == 4:
+        return None
+    if address.sixtofour:
+        return address.sixtofour
+    if any(address in network for network in _CARRIERS):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
 def is_inside(address: IPAddress) -> bool:
     """Whether the address is one that only a rule can open."""
     address = plain(address)
@@ -112,11 +120,11 @@ class Egress:
     def check_address(self, text: str, port: int) -> None:
         """Raise EgressDenied unless this address and port may be reached."""
         address = plain(ipaddress.ip_address(text.partition("%")[0]))
-        if address in _METADATA:
-            raise EgressDenied(f"{address} is a metadata service of a cloud: it is never reached.")
-        if not is_inside(address) or self._allowed(address, port):
-            return
-        raise EgressDenied(f"{address}:{port} is an inside address: an administrator must allow it (egress rules).")
+        for each in (address, carried(address) or address):
+            if each in _METADATA:
+                raise EgressDenied(f"{address} is a metadata service of a cloud: it is never reached.")
+            if is_inside(each) and not self._allowed(each, port):
+                raise EgressDenied(f"{_place(address, port)} is an inside address: an administrator must allow it.")
 
     def _allowed(self, address: IPAddress, port: int) -> bool:
         return any(
@@ -135,18 +143,61 @@ class Egress:
 
     async def resolve(self, host: str, port: int) -> list[str]:
         """The checked addresses of `host`. Raises EgressDenied, also when only one of them is refused, or OSError."""
-        loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+        try:
+            addresses = await lookup(host, port)
+        except ValueError as error:  # No name at all: too long, a NUL, not IDNA.
+            raise socket.gaierror(socket.EAI_NONAME, "This is not the name of a host.") from error
         for address in addresses:
             self.check_address(address, port)
         return addresses
 
     def http_connector(self, limit: int) -> aiohttp.TCPConnector:
         """A pool of HTTP connections, `limit` at the most, whose sockets are made for checked addresses only."""
-        return aiohttp.TCPConnector(socket_factory=self._socket, limit=limit, ttl_dns_cache=10, keepalive_timeout=60)
+        return aiohttp.TCPConnector(
+            socket_factory=self._socket,
+            resolver=_Resolver(self),
+            limit=limit,
+            ttl_dns_cache=10,
+            keepalive_timeout=60,
+        )
 
     def _socket(self, info: AddrInfoType) -> socket.socket:
         family, kind, protocol, _, address = info
         self.check_address(str(address[0]), int(address[1]))
         return socket.socket(family=family, type=kind, proto=protocol)
+
+
+async def lookup(host: str, port: int) -> list[str]:
+    """The addresses that the system's resolver knows for `host`."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+def _place(address: IPAddress, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+class _Resolver(AbstractResolver):
+    """Refuses a name as a whole, with the reason, when one of its addresses is refused."""
+
+    def __init__(self, egress: Egress) -> None:
+        self._egress = egress
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Addresses that may be reached."""
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in await self._egress.resolve(host, port)
+        ]
+
+    async def close(self) -> None:
+        """There is nothing to close."""
