@@ -18,6 +18,7 @@ from access.attempts import WINDOW_SECONDS, TooManyAttempts
 from access.login import LoginRefused, log_in, record_auth, record_token
 from access.models import ApiToken, Grant, Role, Scope, User
 from access.privileges import may_edit_role, may_manage
+from access.rest import CHALLENGE
 from audit.changes import differences, stored
 from audit.doors import RecordedViewSet
 from tools.models import Tool, Toolset
@@ -51,17 +52,15 @@ class VerifySerializer(serializers.Serializer[Any]):
     token = serializers.CharField(max_length=4096)
 
 
-class NotAuthenticated(exceptions.AuthenticationFailed):
-    """401 with the code of the refusal, whichever authentication classes a view has."""
-
-    auth_header = 'Bearer realm="mcpsite"'
-
-
 class _Public(APIView):
     """Open to everybody: what is sent is itself the credential."""
 
     authentication_classes = ()
     permission_classes = (AllowAny,)
+
+    def get_authenticate_header(self, request: Request) -> str:
+        """What makes a refusal a 401."""
+        return CHALLENGE
 
     def body(self, request: Request, serializer: type[serializers.Serializer[Any]]) -> dict[str, Any]:
         """The checked body of the request."""
@@ -82,7 +81,7 @@ class ObtainView(_Public):
         except TooManyAttempts as refused:
             raise exceptions.Throttled(WINDOW_SECONDS, str(refused), code=refused.code) from refused
         except LoginRefused as refused:
-            raise NotAuthenticated(str(refused), code=refused.code) from refused
+            raise exceptions.AuthenticationFailed(str(refused), code=refused.code) from refused
         return Response(tokens.obtain(user))
 
 
@@ -95,7 +94,7 @@ class RefreshView(_Public):
         try:
             return Response(tokens.refresh(self.body(request, RefreshSerializer)["refresh"]))
         except tokens.InvalidToken as refused:
-            raise NotAuthenticated("The token is not valid.", code=refused.code) from refused
+            raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
 
 
 class VerifyView(_Public):
@@ -107,7 +106,7 @@ class VerifyView(_Public):
         try:
             tokens.user_of(tokens.claims_of(self.body(request, VerifySerializer)["token"]))
         except tokens.InvalidToken as refused:
-            raise NotAuthenticated("The token is not valid.", code=refused.code) from refused
+            raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
         return Response({})
 
 
@@ -123,7 +122,7 @@ class RevokeView(_Public):
                 user = User.objects.filter(pk=claims.user_id).first()
                 record_auth(request, "logout", door="rest", actor=user, token=f"session {claims.session[:8]}")
         except tokens.InvalidToken as refused:
-            raise NotAuthenticated("The token is not valid.", code=refused.code) from refused
+            raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
         return Response({})
 
 

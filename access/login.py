@@ -27,11 +27,11 @@ def log_in(request: HttpRequest, username: str, password: str, *, door: str, sta
         begin(attempt)
     except TooManyAttempts as refused:
         if refused.first:  # the rest of a flood is only counted
-            record_auth(request, "too_many_attempts", door=door, decision="deny", actor_name=username)
+            record_auth(request, "too_many_attempts", door=door, decision="deny", claimed=username[:150])
         raise
     user = authenticate(request, username=username, password=password)
     if not isinstance(user, User) or user.is_service or (staff_only and not user.is_staff):
-        record_auth(request, "invalid_credentials", door=door, decision="deny", actor_name=username)
+        record_auth(request, "invalid_credentials", door=door, decision="deny", claimed=username[:150])
         raise LoginRefused("The user name or the password is wrong.")
     succeeded(attempt)
     record_auth(request, "login", door=door, actor=user)
@@ -45,14 +45,10 @@ def record_auth(
     door: str,
     decision: str = "allow",
     actor: User | None = None,
-    actor_name: str | None = None,
     **columns: Any,
 ) -> None:
-    """Record a login, a logout or what became of a token. `actor_name` is what somebody claimed to be."""
-    named = {"actor": actor_name[:150], "actor_id": None} if actor_name is not None else {}
-    record_event(
-        Record.Kind.AUTH, code, door=door, request=request, actor=actor, decision=decision, **{**named, **columns}
-    )
+    """Record a login, a logout or what became of a token."""
+    record_event(Record.Kind.AUTH, code, door=door, request=request, actor=actor, decision=decision, **columns)
 
 
 def record_token(request: Any, token: ApiToken, code: str, changes: dict[str, Any], *, door: str) -> None:

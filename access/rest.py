@@ -31,6 +31,7 @@ from audit.caller import REQUEST_ID
 logger = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
+CHALLENGE = 'Bearer realm="mcpsite"'
 ALL_SCOPES = frozenset(Scope.values)
 
 
@@ -61,7 +62,7 @@ class BearerAuthentication(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         """The challenge of a 401 (RFC 6750, section 3)."""
-        return 'Bearer realm="mcpsite"'
+        return CHALLENGE
 
 
 def _known(raw: str) -> tuple[User, Credential] | None:

@@ -58,7 +58,7 @@ def snapshot(obj: models.Model) -> Snapshot:
 
 def stored(obj: models.Model) -> Snapshot:
     """What the database holds of the object now; empty when it holds nothing."""
-    found = type(obj)._base_manager.filter(pk=obj.pk).first()
+    found = obj._meta.model._base_manager.filter(pk=obj.pk).first()
     return {} if found is None else snapshot(found)
 
 
@@ -149,7 +149,7 @@ def record_change(
         door=door,
         request=request,
         actor=actor,
-        object_type=obj._meta.label,
+        object_type=type_of(obj),
         object_id=str(pk if pk is not None else obj.pk),
         detail=detail,
     )
@@ -162,11 +162,17 @@ def record_event(
     door: str,
     request: Any = None,
     actor: Any = None,
+    claimed: str | None = None,
     detail: Mapping[str, Any] | None = None,
     **columns: Any,
 ) -> uuid.UUID:
-    """Record an event of a person's making in the current transaction; `columns` are further fields of the entry."""
+    """Record an event of a person's making in the current transaction; `columns` are further fields of the entry.
+
+    `claimed` is the user name that somebody gave who has not proved it.
+    """
     known = {**asdict(caller_of(request, actor)), **columns}
+    if claimed is not None:
+        known |= {"actor": claimed, "actor_id": None, "roles": None}
     text = None if detail is None else json.dumps(detail, ensure_ascii=False, separators=(",", ":"))
     return record(Entry(kind=kind.value, code=code, door=door, detail=text, **known))
 
@@ -180,7 +186,12 @@ def links(obj: models.Model) -> list[str]:
 
 def link_to(model: Any, pk: object) -> str:
     """The name under which other records link to an object."""
-    return f"{model._meta.label}:{pk}"
+    return f"{type_of(model)}:{pk}"
+
+
+def type_of(model: Any) -> str:
+    """`app.Model` of a model or an object; a proxy is what it stands for."""
+    return str(model._meta.concrete_model._meta.label)
 
 
 def also_deleted(objects: Iterable[models.Model]) -> dict[str, list[str]]:

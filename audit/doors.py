@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -15,11 +16,12 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from unfold.widgets import UnfoldAdminTextareaWidget  # type: ignore[import-untyped]
 
-from audit.changes import Action, Snapshot, delete_recorded, link_to, record_change, stored
+from audit.changes import Action, Snapshot, delete_recorded, link_to, record_change, stored, type_of
 from audit.models import Record
 from audit.theme import BaseAdmin, with_code
 
 _HISTORY_PAGE = 50
+_LOOKUP = r"(__(id|pk|group_ptr))?(__(exact|in|isnull|gte|lte|lt|gt))?"
 _VERBS = {"create": "Created", "update": "Changed", "delete": "Deleted", "test": "Tested", "sync": "Synchronised"}
 
 
@@ -38,7 +40,18 @@ class Told:
         return _VERBS.get(self.record.code, self.record.code.replace("_", " ").capitalize())
 
 
-class RecordedAdmin(BaseAdmin):
+class OwnFiltersOnly(BaseAdmin):
+    """Refuses parameters that name other columns than the filters do: they could help to guess what is hidden."""
+
+    def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
+        """Whether the parameter belongs to one of the filters."""
+        filters = self.get_list_filter(request)
+        names = (each[0] if isinstance(each, (tuple, list)) else each for each in filters)
+        names = (getattr(name, "parameter_name", name) for name in names)
+        return any(re.fullmatch(re.escape(str(name)) + _LOOKUP, lookup) for name in names)
+
+
+class RecordedAdmin(OwnFiltersOnly):
     """An admin whose changes are ledger records of the same transaction. The records are the object's only history."""
 
     formfield_overrides = {models.TextField: {"widget": UnfoldAdminTextareaWidget(attrs={"rows": 3})}}
@@ -132,7 +145,7 @@ class RecordedAdmin(BaseAdmin):
         return TemplateResponse(request, self.object_history_template, context)
 
 
-class ReadOnlyAdmin(BaseAdmin):
+class ReadOnlyAdmin(OwnFiltersOnly):
     """An admin in which nothing can be added, changed or deleted."""
 
     actions = None
@@ -160,8 +173,8 @@ class ReadOnlyAdmin(BaseAdmin):
 
 def history(obj: models.Model, related: Iterable[str] = (), before: str = "") -> tuple[list[Told], int | None]:
     """Records that tell of the object or of what hangs on it, and the id to go on from for older ones."""
-    link = json.dumps(link_to(type(obj), obj.pk))
-    wanted = Q(object_type=obj._meta.label, object_id=str(obj.pk))
+    link = json.dumps(link_to(obj, obj.pk))
+    wanted = Q(object_type=type_of(obj), object_id=str(obj.pk))
     if related:
         wanted |= Q(object_type__in=list(related), detail__contains=link)
     records = Record.objects.filter(wanted).order_by("-id")
@@ -174,7 +187,7 @@ def history(obj: models.Model, related: Iterable[str] = (), before: str = "") ->
 
 def _told(record: Record, obj: models.Model) -> Told:
     detail = detail_of(record)
-    about = "" if record.object_type == obj._meta.label else str(detail.get("label", ""))
+    about = "" if record.object_type == type_of(obj) else str(detail.get("label", ""))
     return Told(record, about, changes_of(detail), detail)
 
 

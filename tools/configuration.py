@@ -38,11 +38,16 @@ def configure(source: DataSource, options: Mapping[str, Any], secrets: Mapping[s
     given = {name: value for name, value in secrets.items() if value is not None}
     found = _validated(connector_class(source.kind).Options, {**options, **kept, **given})
     public, secret = split_options(found)
-    if kept and source.options and any(source.options.get(name) != public.get(name) for name in _WHERE):
+    if kept and source.options and _where(source.kind, source.options) != _where(source.kind, public):
         raise Refused(
             {name: ["The address changed: give this again, so that it is not sent elsewhere."] for name in kept}
         )
     source.options, source.secrets = public, secret or None
+
+
+def _where(kind: str, options: Mapping[str, Any]) -> list[Any]:
+    fields = connector_class(kind).Options.model_fields
+    return [options.get(name, fields[name].default) for name in _WHERE if name in fields]
 
 
 def stored_secrets(source: DataSource) -> dict[str, Any]:

@@ -1,0 +1,148 @@
+"""REST knows its callers, keeps to scopes and permissions, and says no in one way."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.db import OperationalError
+from django.test import Client
+from rest_framework.test import APIClient
+
+from access import tokens
+from access.models import User
+from tools.models import DataSource, Tool, Toolset
+
+pytestmark = pytest.mark.django_db
+TOOLS = "/api/v1/tools/"
+
+
+def make_client(*permissions: str, scopes=("read", "write", "tools"), **values) -> APIClient:
+    user, _ = User.objects.get_or_create(username="dora")
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    _, secret = tokens.issue(user, name="test", scopes=list(scopes), **values)
+    return APIClient(headers={"Authorization": f"Bearer {secret}"})
+
+
+def make_tool(name: str) -> Tool:
+    source, _ = DataSource.objects.get_or_create(name="desk", kind="mcp")
+    return Tool.objects.create(source=source, name=name)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer mcps_x",
+        "Bearer sk-x",
+        "Bearer a.b.c",
+        "Bearer " + "x" * 100_000,
+        "Bearer é",
+        "Basic eDp4",
+    ],
+)
+def test_a_bad_credential_is_401_with_a_challenge(header):
+    answer = Client(headers={"Authorization": header}).get(TOOLS)
+    assert answer.status_code == 401
+    assert answer["WWW-Authenticate"] == 'Bearer realm="mcpsite"'
+    assert answer["Content-Type"] == "application/problem+json"
+
+
+def test_a_bad_token_does_not_fall_back_to_the_session():
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    assert client.get(TOOLS).status_code == 200
+    assert client.get(TOOLS, headers={"Authorization": "Bearer mcps_x"}).status_code == 401
+
+
+def test_a_session_needs_the_csrf_token_to_change_anything():
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_superuser("root"))
+    answer = client.post("/api/v1/toolsets/", {"name": "x"}, content_type="application/json")
+    assert answer.status_code == 403
+    assert not Toolset.objects.exists()
+
+
+def test_reading_needs_the_scope_read_and_changing_the_scope_write():
+    reader = make_client("view_toolset", "add_toolset", scopes=["read"])
+    writer = make_client("view_toolset", "add_toolset", scopes=["write"])
+    assert reader.get("/api/v1/toolsets/").status_code == 200
+    answer = reader.post("/api/v1/toolsets/", {"name": "x"})
+    assert (answer.status_code, answer.json()["code"]) == (403, "insufficient_scope")
+    assert writer.get("/api/v1/toolsets/").json()["code"] == "insufficient_scope"
+    assert writer.post("/api/v1/toolsets/", {"name": "x"}).status_code == 201
+
+
+def test_a_scope_gives_nothing_that_the_user_lacks():
+    assert make_client("view_toolset").post("/api/v1/toolsets/", {"name": "x"}).json()["code"] == "permission_denied"
+
+
+def test_a_token_narrowed_to_a_toolset_sees_only_its_tools():
+    toolset = Toolset.objects.create(name="support")
+    toolset.tools.add(make_tool("inside"))
+    make_tool("outside")
+    client = make_client("view_tool", "view_toolset", toolset=toolset)
+    assert [each["name"] for each in client.get(TOOLS).json()["results"]] == ["inside"]
+    assert client.get(f"{TOOLS}outside/").status_code == 404
+    assert client.get("/api/v1/toolsets/").json()["code"] == "insufficient_scope"
+
+
+@pytest.mark.parametrize("ending", ["revoked", "expired", "user off"])
+def test_a_token_ends_at_once(ending):
+    client = make_client("view_tool")
+    assert client.get(TOOLS).status_code == 200
+    user = User.objects.get(username="dora")
+    if ending == "revoked":
+        tokens.revoke(user.api_tokens.get())
+    elif ending == "expired":
+        user.api_tokens.update(expires_at="2020-01-01T00:00:00Z")
+    else:
+        User.objects.update(is_active=False)
+    assert client.get(TOOLS).status_code == 401
+
+
+def test_a_problem_names_the_request_and_each_field():
+    client = make_client("add_toolset")
+    answer = client.post("/api/v1/toolsets/", {"name": "No Slug"}, headers={"X-Request-Id": "request-1234"})
+    body = answer.json()
+    assert answer["Content-Type"] == "application/problem+json"
+    assert (body["status"], body["title"], body["code"]) == (400, "Bad Request", "invalid")
+    assert body["request_id"] == answer["X-Request-Id"] == "request-1234"
+    assert body["type"] == "urn:mcpsite:problem:invalid"
+    assert body["errors"]["name"][0]["code"] == "invalid"
+
+
+@pytest.mark.parametrize("path", ["/api/nothing", "/api/v1/nothing/", "/api/v1/tools/no_such_tool/"])
+def test_what_does_not_exist_is_a_problem_too(path):
+    answer = make_client("view_tool").get(path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert answer["Content-Type"] == "application/problem+json"
+
+
+def test_a_body_that_is_no_json_is_a_problem():
+    answer = make_client("add_toolset").post("/api/v1/toolsets/", data="{", content_type="application/json")
+    assert (answer.status_code, answer.json()["code"]) == (400, "parse_error")
+
+
+def test_a_failure_inside_is_a_problem_without_details(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("canary")
+
+    client = make_client("view_tool")
+    client.raise_request_exception = False
+    monkeypatch.setattr("tools.api.ToolViewSet.list", fail)
+    answer = client.get(TOOLS)
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert b"canary" not in answer.content
+
+
+def test_a_database_that_does_not_answer_is_503(monkeypatch):
+    def fail(*args):
+        raise OperationalError("canary")
+
+    client = make_client("view_tool")
+    monkeypatch.setattr("tools.api.ToolViewSet.list", fail)
+    answer = client.get(TOOLS)
+    assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "database_unavailable", "1")
+    assert b"canary" not in answer.content
