@@ -72,6 +72,7 @@ class RecordAdmin(ReadOnlyAdmin):
     search_help_text = "Id, tool, actor or trace, in full"
     sortable_by = ()
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
     paginator = KeysetPaginator
     empty_title = "No records"
     empty_text = "Nothing in the ledger fits. Every call, change and login leaves a record here."

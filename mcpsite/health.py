@@ -33,7 +33,7 @@ from mcpsite.postgres import conninfo
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 0.07
+ANSWER_SECONDS = 0.06
 _GIVE_UP_SECONDS = 5
 _APPLIED = "SELECT app, name FROM django_migrations"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from rest_framework.test import APIClient
@@ -25,13 +26,13 @@ def client() -> APIClient:
     return APIClient(headers={"Authorization": f"Bearer {secret}"})
 
 
-def make_source(client, **values) -> dict:
+def make_source(client, **values) -> dict[str, Any]:
     answer = client.post(SOURCES, {"name": "desk", "kind": "sql", "options": OPTIONS, **values})
     assert answer.status_code == 201, answer.json()
     return answer.json()
 
 
-def make_tool(client, **values) -> dict:
+def make_tool(client, **values) -> dict[str, Any]:
     answer = client.post(TOOLS, {"name": "find", "source": "desk", "effect": "read", "spec": SPEC, **values})
     assert answer.status_code == 201, answer.json()
     return answer.json()
