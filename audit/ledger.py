@@ -17,6 +17,7 @@ import uuid
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain
 
 import psycopg
 from django.db import connections
@@ -36,11 +37,10 @@ _QUEUE_LIMIT = 4096
 _BATCH_LIMIT = 128
 _RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
 _WATCH_SECONDS = 0.05
-_STATEMENT = b"write"
-_SQL = INSERT.format(values=", ".join(f"${n}" for n in range(1, len(ALL_COLUMNS) + 1))).encode()
 _OIDS = {"uuid": 2950, "timestamptz": 1184, "text": 25, "bigint": 20, "bytea": 17}
-_TYPES = [_OIDS[kind] for _, kind in ALL_COLUMNS]
-_BINARY = [1] * len(ALL_COLUMNS)
+_WIDTH = len(ALL_COLUMNS)
+# Statements that write so many rows at once, the largest first: one plan and one partition lookup for all of them.
+_SIZES = (16, 4, 1)
 # synchronous_commit: the answer waits for the disk, whatever the server's default is.
 _SESSION = "-c synchronous_commit=on -c statement_timeout=2000 -c lock_timeout=1000 -c timezone=UTC"
 
@@ -73,6 +73,7 @@ class Ledger:
         self._sent_at = 0.0
         self._failed: str | None = None
         self._isolate = False
+        self._uncertain = 0
         self._connection: psycopg.AsyncConnection[object] | None = None
         self._pg: pq.abc.PGconn | None = None
         self._socket = -1
@@ -150,12 +151,23 @@ class Ledger:
         self._sent_at = self._loop.time()
         self._failed = None
         try:
-            for pending in self._in_flight:
-                self._pg.send_query_prepared(_STATEMENT, pending.row.parameters, _BINARY)
+            self._send_rows(self._pg, [pending.row.parameters for pending in self._in_flight])
             self._pg.pipeline_sync()
             self._flush()
         except psycopg.Error as error:
             self._lose(f"sending failed: {error}")
+
+    def _send_rows(self, pg: pq.abc.PGconn, rows: list[tuple[bytes | None, ...]]) -> None:
+        if self._uncertain:
+            for row in rows:
+                pg.send_query_prepared(b"again", row, [1] * _WIDTH)
+            return
+        start = 0
+        for size in _SIZES:
+            while len(rows) - start >= size:
+                parameters = rows[start] if size == 1 else list(chain.from_iterable(rows[start : start + size]))
+                pg.send_query_prepared(b"write%d" % size, parameters, [1] * (_WIDTH * size))
+                start += size
 
     def _flush(self) -> None:
         if self._pg is None:
@@ -199,6 +211,7 @@ class Ledger:
                 if pending.written is not None and not pending.written.done():
                     pending.written.set_result(None)
             self._isolate = self._isolate and bool(self._waiting)
+            self._uncertain = max(0, self._uncertain - len(batch))
         elif len(batch) > 1:
             # One bad row takes the whole transaction with it: write the rows one by one to find it.
             self._isolate = True
@@ -224,6 +237,7 @@ class Ledger:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         # Whether they were committed is unknown: they are sent again, and a row that is there already stays as it is.
+        self._uncertain = max(self._uncertain, len(self._in_flight))
         self._waiting.extendleft(reversed(self._in_flight))
         self._in_flight = []
         self._lost.set()
@@ -248,9 +262,7 @@ class Ledger:
         )
         self._connection = connection
         pg = connection.pgconn
-        prepared = await asyncio.to_thread(pg.prepare, _STATEMENT, _SQL, _TYPES)
-        if prepared.status != pq.ExecStatus.COMMAND_OK:
-            raise psycopg.OperationalError(prepared.error_message.decode("utf-8", "replace"))
+        await asyncio.to_thread(_prepare, pg)
         pg.nonblocking = 1
         pg.enter_pipeline_mode()
         self._socket, self._pg = pg.socket, pg
@@ -277,12 +289,27 @@ class Ledger:
                 self._lose("no answer")
 
 
+def _prepare(pg: pq.abc.PGconn) -> None:
+    oids = [_OIDS[kind] for _, kind in ALL_COLUMNS]
+    for size in _SIZES:
+        rows = (range(row * _WIDTH + 1, (row + 1) * _WIDTH + 1) for row in range(size))
+        values = ", ".join(f"({', '.join(f'${place}' for place in row)})" for row in rows)
+        _check(pg.prepare(b"write%d" % size, (INSERT + values).encode(), oids * size))
+        if size == 1:
+            _check(pg.prepare(b"again", f"{INSERT}{values} ON CONFLICT (rid, at) DO NOTHING".encode(), oids))
+
+
+def _check(result: pq.abc.PGresult) -> None:
+    if result.status != pq.ExecStatus.COMMAND_OK:
+        raise psycopg.OperationalError(result.error_message.decode("utf-8", "replace"))
+
+
 @cache
 def _process_writer_id() -> uuid.UUID:
     return uuid.uuid4()
 
 
-_RECORD_SQL = INSERT.format(values=", ".join(["%s"] * len(ALL_COLUMNS)))
+_RECORD_SQL = f"{INSERT}({', '.join(['%s'] * _WIDTH)})"
 
 
 def record(entry: Entry, using: str = "default") -> uuid.UUID:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import aiohttp
 import orjson
 from pydantic import Field, HttpUrl, SecretStr, field_validator
+from yarl import URL
 
 from tools.connectors.base import Connector, ConnectorError, Context, Offer, Options, Result, Source, Spec
 from tools.connectors.limits import events, read_capped
@@ -89,7 +90,7 @@ class McpConnector(Connector):
     def __init__(self, source: Source, egress: Egress) -> None:
         super().__init__(source, egress)
         options: McpOptions = source.options
-        self._url = str(options.url)
+        self._url = URL(str(options.url))
         self._headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
         if options.bearer_token:
             self._headers["Authorization"] = f"Bearer {options.bearer_token.get_secret_value()}"
@@ -178,6 +179,8 @@ class McpConnector(Connector):
                     cookie_jar=aiohttp.DummyCookieJar(),
                     auto_decompress=False,
                     skip_auto_headers=("User-Agent", "Accept-Encoding"),
+                    # Each request has its own deadline; aiohttp's would be a second timer for each.
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
                 )
             try:
                 await self._greet(seconds)
