@@ -26,7 +26,7 @@ from rest_framework.utils.urls import replace_query_param
 
 from access import tokens
 from access.models import Scope, User
-from audit.caller import REQUEST_ID
+from audit.caller import REQUEST_ID, address_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class BearerAuthentication(BaseAuthentication):
         scheme, _, raw = get_authorization_header(request).strip().partition(b" ")
         if scheme.lower() != b"bearer":
             return None
-        found = _known(raw.strip().decode("latin-1"))
+        found = _known(raw.strip().decode("latin-1"), address_of(request._request))
         if found is None:
             raise exceptions.AuthenticationFailed("The token is not valid.", code="invalid_token")
         return found
@@ -65,11 +65,12 @@ class BearerAuthentication(BaseAuthentication):
         return CHALLENGE
 
 
-def _known(raw: str) -> tuple[User, Credential] | None:
+def _known(raw: str, address: str | None) -> tuple[User, Credential] | None:
     if raw.startswith(tokens.PREFIX):
         token = tokens.find(raw)
         if token is None:
             return None
+        tokens.note_use(token, address)
         return token.user, Credential(token.prefix, frozenset(token.scopes), token.toolset_id)
     try:
         claims = tokens.claims_of(raw)

@@ -25,12 +25,13 @@ from rest_framework_simplejwt.exceptions import TokenBackendError, TokenError
 from rest_framework_simplejwt.token_blacklist.models import BlacklistedToken, OutstandingToken
 from rest_framework_simplejwt.tokens import RefreshToken
 
-from access.models import ApiToken, RevokedSession, Scope, User
+from access.models import ApiToken, RevokedSession, Scope, TokenUse, User
 from tools.models import Toolset
 
 PREFIX = "mcps_"
 _SHOWN = 12
 _LONGEST_JWT = 4096
+_NOTED_EVERY = timedelta(minutes=1)
 
 
 class InvalidToken(Exception):
@@ -106,6 +107,15 @@ def find(raw: str) -> ApiToken | None:
     alive = Q(revoked_at=None) & (Q(expires_at=None) | Q(expires_at__gt=timezone.now()))
     tokens = ApiToken.objects.select_related("user", "toolset").filter(alive, user__is_active=True)
     return tokens.filter(digest=digest_of(raw)).first()
+
+
+def note_use(token: ApiToken, address: str | None) -> None:
+    """Note that the token is in use, at most once a minute."""
+    now = timezone.now()
+    used = TokenUse.objects.filter(token=token).first()
+    if used is None or now - used.last_used_at > _NOTED_EVERY:
+        use = {"last_used_at": now, "last_address": address or ""}
+        TokenUse.objects.update_or_create(token=token, defaults=use)
 
 
 # --- JWTs ------------------------------------------------------------------------------------------------------------

@@ -92,7 +92,10 @@ class Gateway:
             toolset = self._check(scope, headers)
             snapshot = self.feed.current
             if snapshot is None:
-                raise WireError(wire.UNAVAILABLE, "The policy is not loaded. Try again.", status=503, retry_after=2)
+                data = {"mcpsite/code": "policy_unavailable"}
+                raise WireError(
+                    wire.UNAVAILABLE, "The policy is not loaded. Try again.", status=503, data=data, retry_after=2
+                )
             address = _address(scope, headers)
             principal = self.doorman.admit(snapshot, headers, address, request_id)
             if toolset is not None and not self._knows(snapshot, principal, toolset):
@@ -281,8 +284,7 @@ def _refused(message: Message, refusal: Refused) -> bytes:
     if refusal.call_id:
         ids["mcpsite/call"] = str(refusal.call_id)
     if refusal.code in ("ledger_unavailable", "outcome_unknown"):
-        data = {"code": refusal.code, "call": ids.get("mcpsite/call")}
-        raise WireError(wire.UNAVAILABLE, str(refusal), status=503, data=data, retry_after=2)
+        raise WireError(wire.UNAVAILABLE, str(refusal), status=503, data=ids, retry_after=2)
     if code := _PIPELINE_ERRORS.get(refusal.code):
         raise WireError(code, str(refusal), status=400 if message.modern else 200, data=ids)
     result = {"content": [{"type": "text", "text": str(refusal)}], "isError": True}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
+from django.conf import settings
 
 from access import policy
 from access.snapshot import Principal, Snapshot, ToolEntry
@@ -142,7 +143,8 @@ class Pipeline:
 
     async def _ask(self, tool: ToolEntry, call: Call, call_id: uuid.UUID) -> tuple[Result, str]:
         """The connector's result and the code of the record; what failed outside becomes a result that says so."""
-        context = Context(call_id, tool.source.source.timeout_seconds, call.principal.username, call.traceparent)
+        deadline = min(tool.source.source.timeout_seconds, settings.CALL_TIMEOUT_SECONDS)
+        context = Context(call_id, deadline, call.principal.username, call.traceparent)
         try:
             try:
                 result = await self._connector(tool).call(tool.spec, call.arguments, context)

@@ -39,6 +39,11 @@ class Site:
             await self._live(receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
+        if settings.ONE_DATABASE_ROLE:
+            logger.warning(
+                "One database role for everything: the site could alter the schema and its triggers are all that keeps "
+                "the ledger. Set DATABASE_OWNER_URL, and give DATABASE_URL a role that owns nothing."
+            )
         while (await receive())["type"] != "lifespan.shutdown":
             await self.gateway.start()
             await self._until_ready()

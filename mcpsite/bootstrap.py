@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from django.conf import settings
 from django.contrib.auth.models import Permission
@@ -44,7 +44,7 @@ def ensure_role(
 ) -> Role:
     """The role of that name; made with these Django permissions if there is none, else left as it is."""
     if found := Role.objects.filter(name=name).first():
-        return cast("Role", found)  # the manager is the one of Group, as far as types go
+        return found
     with transaction.atomic():
         role = Role(name=name, description=description)
         role.save()

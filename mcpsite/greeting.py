@@ -93,8 +93,10 @@ def greet(progress: Progress, access: Access, password_file: Path, call: dict[st
     if access.new_password is not None:
         progress.say(f"                 user {access.user}, password {progress.bold(access.new_password)}")
         progress.say(f"                 (shown only this once; it is kept in {password_file})")
+    elif password_file.exists():
+        progress.say(f"                 user {access.user}; its first password is kept in {password_file}")
     else:
-        progress.say(f"                 user {access.user}, with the password that was shown at the first start")
+        progress.say(f"                 user {access.user}")
     progress.say(f"  MCP endpoint   {progress.bold(urls['mcp_url'])}")
     if access.shown_token is None:
         progress.say(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,9 +25,10 @@ def prepare_up(arguments: list[str]) -> None:
     parser.add_argument("--port", default=DEFAULT_PORT)
     parser.add_argument("--workers")
     known, rest = parser.parse_known_args(arguments)
-    if {"-h", "--help", "--version"} & set(rest):
-        return
     env.load_file(Path(__file__).resolve().parent.parent / ".env")
+    if {"-h", "--help", "--version"} & set(rest):
+        _lend_installation()
+        return
     if known.data:
         env.override("MCPSITE_DATA", known.data)
     _create(DataDir(env.data_dir()))
@@ -42,6 +45,15 @@ def local_url(host: str, port: int | str) -> str:
     if host in LOCAL_HOSTS:
         host = "localhost"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _lend_installation() -> None:
+    """Help needs settings, and settings an installation: lend one for as long as it is read, if there is none."""
+    if not DataDir(env.data_dir()).exists:
+        lent = tempfile.TemporaryDirectory(prefix="mcpsite-help-")
+        atexit.register(lent.cleanup)
+        env.override("MCPSITE_DATA", lent.name)
+        _create(DataDir(env.data_dir()))
 
 
 def _create(data: DataDir) -> None:

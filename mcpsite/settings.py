@@ -298,7 +298,7 @@ STORAGES = {
 
 _https = _public.scheme == "https"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
-SECURE_SSL_REDIRECT = _https and env.flag("SECURE_SSL_REDIRECT", "Send plain HTTP requests to HTTPS.", True)
+SECURE_SSL_REDIRECT = env.flag("SECURE_SSL_REDIRECT", "Behind HTTPS: send plain HTTP there.", True) and _https
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
 SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$", r"^health$"]

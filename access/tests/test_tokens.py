@@ -16,7 +16,7 @@ from django.utils import timezone
 from rest_framework_simplejwt.token_blacklist.models import OutstandingToken
 
 from access import tokens
-from access.models import ApiToken, RevokedSession, User
+from access.models import ApiToken, RevokedSession, TokenUse, User
 from access.tokens import InvalidToken
 
 pytestmark = pytest.mark.django_db
@@ -192,3 +192,13 @@ def test_what_has_expired_is_forgotten(user: User) -> None:
     RevokedSession.objects.update(expires_at=timezone.now() - timedelta(days=1))
     OutstandingToken.objects.update(expires_at=timezone.now() - timedelta(days=1))
     assert tokens.forget_expired() == 2
+
+
+def test_use_is_noted_once_a_minute(user: User) -> None:
+    token, _ = tokens.issue(user, name="t", scopes=["read"])
+    tokens.note_use(token, "192.0.2.1")
+    tokens.note_use(token, "192.0.2.2")
+    assert TokenUse.objects.get(token=token).last_address == "192.0.2.1"
+    TokenUse.objects.update(last_used_at=timezone.now() - timedelta(minutes=2))
+    tokens.note_use(token, "192.0.2.2")
+    assert TokenUse.objects.get(token=token).last_address == "192.0.2.2"

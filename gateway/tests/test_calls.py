@@ -141,7 +141,7 @@ async def test_without_the_ledger_nothing_is_called_and_the_refusal_is_quick(
     assert loop.time() - started < 0.25
     assert reply.status == 503
     assert reply.headers["retry-after"] == "2"
-    assert reply.error["data"]["code"] == "ledger_unavailable"
+    assert reply.error["data"]["mcpsite/code"] == "ledger_unavailable"
     assert outside.calls == []
     await until(gateway.ready)
     assert (await call(gateway, company.token, "write")).status == 200
@@ -178,7 +178,7 @@ async def test_an_outcome_that_cannot_be_recorded_does_not_leave(
     monkeypatch.setattr(gateway.ledger, "write", failing)
     reply = await call(gateway, company.token, "write")
     assert reply.status == 503
-    assert reply.error["data"]["code"] == "outcome_unknown"
+    assert reply.error["data"]["mcpsite/code"] == "outcome_unknown"
     assert b"hello" not in reply.body
 
 

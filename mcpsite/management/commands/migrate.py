@@ -31,7 +31,7 @@ class Command(migrate.Command):
         with connections[options["database"]].cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
             try:
-                # Checks of the admin ask the database about permissions, which an empty one cannot answer: they come after.
+                # The admin's checks ask the database about permissions; an empty one cannot answer: they come after.
                 result = super().handle(*args, **{**options, "skip_checks": True})
                 if not settings.ONE_DATABASE_ROLE:
                     grant_to_site(cursor, settings.DATABASES["default"]["USER"])
