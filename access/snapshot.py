@@ -21,6 +21,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from access.models import ApiToken, Grant, PolicyVersion, RevokedSession, Role, User
+from keyring.keys import DecryptionError
 from tools.connectors.base import Source, Spec
 from tools.connectors.registry import connector_class, source_of
 from tools.egress import Rule
@@ -29,6 +30,9 @@ from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion
 from tools.schemas import compile_schema
 
 logger = logging.getLogger("access.snapshot")
+
+# What a row can be broken in: one broken source or tool must not take the others with it.
+_BROKEN = (ValueError, LookupError, TypeError, AttributeError, DecryptionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,7 @@ def _sources(before: Snapshot | None) -> dict[uuid.UUID, SourceEntry]:
             continue
         try:
             found[row.pk] = SourceEntry(row.kind, source_of(row), mark)
-        except Exception as error:
+        except _BROKEN as error:
             logger.error("the data source %s cannot be used: %s: %s", row.name, type(error).__name__, error)
     return found
 
@@ -172,7 +176,7 @@ def _tools(sources: Mapping[uuid.UUID, SourceEntry], before: Snapshot | None) ->
     for identifier, name, source_id, effect, version_id in fresh:
         try:
             found[name] = _compiled(identifier, name, sources[source_id], effect, versions[version_id])
-        except Exception as error:
+        except _BROKEN as error:
             logger.error("the tool %s cannot be used: %s: %s", name, type(error).__name__, error)
     return dict(sorted(found.items()))
 
