@@ -97,6 +97,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     """Measure, print, and leave nothing running: 0, or 1 when a call failed or something did not start."""
     options, started, machine = _options(), time.monotonic(), _machine()
+    signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     folder = Path(tempfile.mkdtemp(prefix="mcpsite-bench-"))
     try:
