@@ -93,6 +93,10 @@ class RefreshView(_Public):
         """A new pair for a refresh token, which is thereby used up. Using it again ends the session."""
         try:
             return Response(tokens.refresh(self.body(request, RefreshSerializer)["refresh"]))
+        except tokens.ReusedToken as refused:
+            session = f"session {refused.session[:8]}"
+            record_auth(request, "refresh_reused", door="rest", actor=refused.user, token=session)
+            raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
         except tokens.InvalidToken as refused:
             raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
 

@@ -40,6 +40,15 @@ class InvalidToken(Exception):
     code = "invalid_token"
 
 
+class ReusedToken(InvalidToken):
+    """A refresh token that was used before: somebody else may have it, so its session was ended."""
+
+    def __init__(self, user: User, session: str) -> None:
+        super().__init__()
+        self.user = user
+        self.session = session
+
+
 @dataclass(frozen=True, slots=True)
 class Claims:
     """What a verified JWT says, before the user's state is looked at."""
@@ -186,12 +195,12 @@ def _verified(raw: str) -> RefreshToken:
 
 
 def refresh(raw: str) -> dict[str, str]:
-    """Exchange a refresh token for a new pair. Raises InvalidToken; a second use of the same one ends the session."""
+    """Exchange a refresh token for a new pair. Raises InvalidToken; a second use ends the session (ReusedToken)."""
     token = _verified(raw)
     user = user_of(_claims(token))
     if not _use_up(token, user):
         _end(token["sid"])
-        raise InvalidToken
+        raise ReusedToken(user, token["sid"])
     return _pair(user, token["sid"])
 
 

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from mcpsite import env
+from mcpsite.admin_theme import UNFOLD as UNFOLD
 from mcpsite.datadir import OWNER_ROLE, SITE_ROLE, DataDir
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -103,9 +104,10 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "mcpsite.middleware.request_id",
+    "mcpsite.middleware.probes",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
-    "csp.middleware.CSPMiddleware",
+    "mcpsite.middleware.ContentSecurityPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -331,13 +333,4 @@ LOGGING = {
         "uvicorn.access": {"level": "WARNING"},
         "procrastinate": {"level": "WARNING"},
     },
-}
-
-UNFOLD = {
-    "SITE_TITLE": "mcpsite",
-    "SITE_HEADER": "mcpsite",
-    "SITE_SUBHEADER": "Control plane for MCP",
-    "SITE_SYMBOL": "hub",
-    "SHOW_HISTORY": True,
-    "SHOW_VIEW_ON_SITE": False,
 }

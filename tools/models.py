@@ -81,7 +81,7 @@ class Tool(models.Model):
         models.CharField(max_length=32, validators=[tag]), default=list, blank=True, help_text="For grants by tag."
     )
     enabled = models.BooleanField(default=True, help_text="When off, the tool looks as if it did not exist.")
-    current = models.ForeignKey("ToolVersion", null=True, on_delete=models.PROTECT, related_name="+", editable=False)
+    current = models.ForeignKey("ToolVersion", null=True, on_delete=models.RESTRICT, related_name="+", editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 

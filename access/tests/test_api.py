@@ -54,6 +54,7 @@ def test_a_refresh_token_that_is_used_twice_ends_the_session():
     following = APIClient().post(f"{AUTH}refresh/", {"refresh": pair["refresh"]}).json()
     assert APIClient().post(f"{AUTH}refresh/", {"refresh": pair["refresh"]}).status_code == 401
     assert APIClient().post(f"{AUTH}verify/", {"token": following["access"]}).status_code == 401
+    assert Record.objects.filter(code="refresh_reused", actor="dora").count() == 1
 
 
 def test_nobody_is_told_why_a_login_failed():

@@ -175,7 +175,6 @@ def test_tools_of_a_source_that_is_synchronised_are_not_written_by_hand(client):
     assert "come by synchronising" in page
 
 
-@pytest.mark.xfail(reason="Tool.current is PROTECT, and so keeps its own tool: RESTRICT would let it go", strict=False)
 def test_a_tool_can_be_deleted(client):
     source = make_source()
     client.post(f"{ADD_TOOL}?source={source.pk}", tool_form(option_statement="SELECT 1 AS one"))

@@ -143,7 +143,6 @@ def test_fields_that_are_not_for_callers_are_never_applied(client):
     assert client.get(f"{TOOLS}find/").json()["fingerprint"] == tool["fingerprint"] != "0" * 64
 
 
-@pytest.mark.xfail(reason="Tool.current is PROTECT, and so keeps its own tool: RESTRICT would let it go", strict=False)
 def test_a_tool_can_be_deleted(client):
     make_source(client)
     make_tool(client)
