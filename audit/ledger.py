@@ -77,7 +77,6 @@ class Ledger:
         self._connection: psycopg.AsyncConnection[object] | None = None
         self._pg: pq.abc.PGconn | None = None
         self._socket = -1
-        self._scheduled = False
         self._lost = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -133,17 +132,11 @@ class Ledger:
         self._seq += 1
         pending = _Pending(encode(entry, self._keys, self.writer_id, self._seq), self._loop.time() + within)
         self._waiting.append(pending)
-        self._schedule()
+        self._send()
         return pending
 
-    def _schedule(self) -> None:
-        if self._scheduled or self._in_flight or not self._waiting or self._pg is None:
-            return
-        self._scheduled = True
-        self._loop.call_soon(self._send)
-
     def _send(self) -> None:
-        self._scheduled = False
+        """Send what is waiting, unless a commit is under way: then it is sent after that."""
         if self._in_flight or self._pg is None or not self._waiting:
             return
         count = 1 if self._isolate else min(len(self._waiting), _BATCH_LIMIT)
@@ -219,7 +212,7 @@ class Ledger:
         else:
             logger.error("a record was refused by the database: %s", self._failed)
             self._fail(batch[0], f"The database refused the record: {self._failed}")
-        self._schedule()
+        self._send()
 
     @staticmethod
     def _fail(pending: _Pending, reason: str) -> None:
@@ -267,7 +260,7 @@ class Ledger:
         pg.enter_pipeline_mode()
         self._socket, self._pg = pg.socket, pg
         self._loop.add_reader(self._socket, self._receive)
-        self._schedule()
+        self._send()
 
     async def _disconnect(self) -> None:
         if self._pg is not None:

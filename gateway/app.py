@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -84,7 +84,7 @@ class Gateway:
 
     async def __call__(self, scope: Scope_, receive: Receive, send: Send) -> None:
         """Answer one HTTP request; never raises for what a client sent."""
-        request_id = uuid.uuid4().hex
+        request_id = os.urandom(16).hex()
         extra: list[tuple[bytes, bytes]] = []
         identifier: wire.Id = None
         try:

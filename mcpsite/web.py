@@ -38,10 +38,12 @@ def serve(listener: socket.socket) -> None:
     warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
     import uvicorn  # whoever only binds the socket does without it
 
+    from mcpsite.http import Protocol
+
     config = uvicorn.Config(
         "mcpsite.asgi:application",
         loop="uvloop",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         interface="asgi3",

@@ -109,14 +109,14 @@ async def test_one_bad_row_does_not_take_the_others_with_it(writer: Ledger) -> N
 
 async def test_the_queue_is_bounded(writer: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "_QUEUE_LIMIT", 10)
-    monkeypatch.setattr(writer, "_schedule", lambda: None)
+    monkeypatch.setattr(writer, "_send", lambda: None)
     waiting = [asyncio.ensure_future(writer.write(make_entry())) for _ in range(10)]
     await asyncio.sleep(0)
     with pytest.raises(LedgerUnavailable):
         await writer.write(make_entry())
     assert not writer.available
     monkeypatch.undo()
-    writer._schedule()
+    writer._send()
     await asyncio.gather(*waiting)
 
 
