@@ -62,7 +62,7 @@ def import_site() -> None:
     """Import all that the first request would, so that it need not wait for it."""
     from django.urls import get_resolver
 
-    import mcpsite.asgi  # noqa: F401 - sets Django up
+    import mcpsite.asgi
 
     len(get_resolver().url_patterns)
     # What is loaded now lives as long as the process: the collector need not look at it again and again.

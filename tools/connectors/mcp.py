@@ -129,7 +129,7 @@ class McpConnector(Connector):
 
     async def call(self, spec: Spec, arguments: dict[str, Any], context: Context) -> Result:
         """tools/call."""
-        assert isinstance(spec, McpTool)  # noqa: S101 - narrows the type
+        assert isinstance(spec, McpTool)
         params: dict[str, Any] = {"name": spec.name, "arguments": arguments}
         if context.traceparent:
             params["_meta"] = {"traceparent": context.traceparent}
