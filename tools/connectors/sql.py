@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from datetime import date, datetime
-from decimal import Decimal
+import re
+from collections.abc import AsyncIterator, Coroutine
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
-from uuid import UUID
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 
 import orjson
 import psycopg
 from psycopg.rows import tuple_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from tools.connectors import sql_guard
 from tools.connectors.base import Connector, ConnectorError, Context, Options, Result, Source, Spec
+from tools.connectors.sql_values import ADAPTERS, as_json, as_parameter
 from tools.egress import Egress, EgressDenied
+from tools.schemas import compile_schema, problems
+
+T = TypeVar("T")
 
 _POSTGRES = {
     "string": "text",
@@ -37,12 +40,13 @@ _POSTGRES = {
     "integer[]": "bigint[]",
 }
 _SCHEMAS: dict[str, dict[str, Any]] = {
+    "integer": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
     "date": {"type": "string", "format": "date"},
     "datetime": {"type": "string", "format": "date-time"},
     "uuid": {"type": "string", "format": "uuid"},
-    "string[]": {"type": "array", "items": {"type": "string"}},
-    "integer[]": {"type": "array", "items": {"type": "integer"}},
 }
+# How long a statement that was cancelled may take to end before it is left to end by itself.
+_GRACE_SECONDS = 1.0
 _FETCH = 100
 
 
@@ -84,26 +88,36 @@ class Parameter(Spec):
     required: bool = True
     default: Any = None
     allowed_values: list[Any] | None = Field(default=None, max_length=500)
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: float | None = Field(default=None, allow_inf_nan=False)
+    maximum: float | None = Field(default=None, allow_inf_nan=False)
     max_length: int | None = Field(default=None, ge=1, le=1_000_000)
     pattern: str | None = Field(default=None, max_length=500)
 
     def schema(self) -> dict[str, Any]:  # type: ignore[override]
-        """Its JSON Schema (2020-12)."""
-        schema = dict(_SCHEMAS.get(self.type, {"type": self.type}))
-        if self.type == "integer":
-            schema |= {"minimum": -(2**63), "maximum": 2**63 - 1}
+        """Its JSON Schema (2020-12). The limits of a list are those of its items."""
+        known = {"description": self.description or None, "default": self.default}
+        kind, is_list, _ = self.type.partition("[]")
         limits = {
-            "description": self.description or None,
             "enum": self.allowed_values,
             "minimum": _whole(self.minimum),
             "maximum": _whole(self.maximum),
             "maxLength": self.max_length,
             "pattern": self.pattern,
-            "default": self.default,
         }
-        return schema | {key: value for key, value in limits.items() if value is not None}
+        one = _SCHEMAS.get(kind, {"type": kind}) | _without_none(limits)
+        return ({"type": "array", "items": one} if is_list else one) | _without_none(known)
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _check_defaults(spec: SqlTool) -> None:
+    for parameter in spec.parameters:
+        schema = {"type": "object", "properties": {parameter.name: parameter.schema()}}
+        given = {} if parameter.default is None else {parameter.name: parameter.default}
+        if wrong := problems(compile_schema(schema), given):
+            raise ValueError(f"The default does not fit: {wrong[0]}.")
 
 
 def _whole(value: float | None) -> float | int | None:
@@ -140,11 +154,20 @@ class SqlTool(Spec):
     @cached_property
     def bound(self) -> str:
         """The statement as psycopg takes it."""
-        return sql_guard.bind(self.statement, {p.name: _POSTGRES[p.type] for p in self.parameters})
+        return sql_guard.bind(self.statement, self._types)
+
+    @property
+    def without_rows(self) -> str:
+        """A statement of the same columns that is not executed."""
+        return f"SELECT * FROM ({sql_guard.bind(sql_guard.bare(self.statement), self._types)}) AS q LIMIT 0"  # noqa: S608
+
+    @property
+    def _types(self) -> dict[str, str]:
+        return {p.name: _POSTGRES[p.type] for p in self.parameters}
 
     def values(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The value of every parameter; one that is absent is its default."""
-        return {p.name: arguments.get(p.name, p.default) for p in self.parameters}
+        return {p.name: as_parameter(p.type, arguments.get(p.name, p.default)) for p in self.parameters}
 
 
 class SqlConnector(Connector):
@@ -159,8 +182,10 @@ class SqlConnector(Connector):
 
     def __init__(self, source: Source, egress: Egress) -> None:
         super().__init__(source, egress)
-        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]] | None = None
+        self._pool: _Pool | None = None
         self._opening = asyncio.Lock()
+        self._busy = 0
+        self._ending: set[asyncio.Task[Any]] = set()
 
     @property
     def _options(self) -> SqlOptions:
@@ -172,8 +197,9 @@ class SqlConnector(Connector):
     @classmethod
     def define(cls, name: str, spec: Spec) -> dict[str, Any]:
         """The tool with its schema derived from the parameters. Raises StatementRefused."""
-        assert isinstance(spec, SqlTool)
+        spec = cast(SqlTool, spec)
         sql_guard.check(spec.statement, (p.name for p in spec.parameters))
+        _check_defaults(spec)
         required = [p.name for p in spec.parameters if p.required and p.default is None]
         schema: dict[str, Any] = {
             "type": "object",
@@ -194,18 +220,8 @@ class SqlConnector(Connector):
 
     async def check(self) -> str:
         """Connect, and try whether the role could write."""
-        async with self._failures(), asyncio.timeout(self.source.timeout_seconds):
-            connection = await self._connect()
-            async with connection:
-                cursor = await connection.execute(
-                    "SELECT current_setting('server_version'), current_user,"
-                    " (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),"
-                    " EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-                    "  WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
-                    "  AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE'))",
-                    prepare=True,
-                )
-                version, user, is_superuser, can_write = await cursor.fetchone() or ("?", "?", False, False)
+        async with self._failures():
+            version, user, is_superuser, can_write = await self._within(self.source.timeout_seconds, self._look())
         found = f"PostgreSQL {version} answers as {user}"
         if is_superuser:
             return f"{found}. Warning: this role is a superuser. Use one that can only read what the tools need."
@@ -215,14 +231,9 @@ class SqlConnector(Connector):
 
     async def call(self, spec: Spec, arguments: dict[str, Any], context: Context) -> Result:
         """Run the statement in a transaction that is rolled back, and take no more rows than allowed."""
-        assert isinstance(spec, SqlTool)
-        async with self._failures(), asyncio.timeout(context.deadline_seconds):
-            pool = await self._opened()
-            async with pool.connection(timeout=context.deadline_seconds) as connection:
-                try:
-                    columns, rows, cut = await self._rows(connection, spec, arguments)
-                finally:
-                    await connection.rollback()
+        seconds = context.deadline_seconds
+        async with self._failures():
+            columns, rows, cut = await self._within(seconds, self._ask(cast(SqlTool, spec), arguments, seconds))
         return _result(columns, rows, cut)
 
     async def close(self) -> None:
@@ -231,10 +242,73 @@ class SqlConnector(Connector):
         if pool is not None:
             await pool.close(timeout=2)
 
+    # --- Asking -------------------------------------------------------------------------------------------------------
+
+    async def _within(self, seconds: float, work: Coroutine[Any, Any, T]) -> T:
+        """The outcome of `work`, or TimeoutError. A server that does not react to a cancellation is not waited for."""
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task}, timeout=seconds)
+        finally:
+            late = not task.done()
+            if late:
+                self._ending.add(task)
+                task.add_done_callback(self._ended)
+                task.cancel()
+                await asyncio.wait({task}, timeout=_GRACE_SECONDS)
+        if late:
+            raise TimeoutError
+        return task.result()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _look(self) -> tuple[str, str, bool, bool]:
+        async with await self._connect() as connection:
+            cursor = await connection.execute(
+                "SELECT current_setting('server_version'), current_user::text,"
+                " (SELECT rolsuper FROM pg_roles WHERE rolname = current_user),"
+                " EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+                "  WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema')"
+                "  AND has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE'))",
+                prepare=True,
+            )
+            version, user, is_superuser, can_write = await cursor.fetchone() or ("?", "?", False, False)
+            return version, user, is_superuser, can_write
+
+    async def _ask(self, spec: SqlTool, arguments: dict[str, Any], seconds: float) -> _Answer:
+        pool = await self._opened()
+        # A little less than the deadline, so that it is known for what the time was spent.
+        wait = seconds * 0.9
+        try:
+            return await self._once(pool, spec, arguments, wait)
+        except _ConnectionLost:
+            # Reading can be repeated. Connections that the server has closed meanwhile leave the pool first.
+            await pool.check()
+            return await self._once(pool, spec, arguments, wait)
+
+    async def _once(self, pool: _Pool, spec: SqlTool, arguments: dict[str, Any], wait: float) -> _Answer:
+        async with pool.connection(timeout=wait) as connection:
+            self._busy += 1
+            try:
+                answer = await self._rows(connection, spec, arguments)
+                await connection.rollback()
+            except psycopg.OperationalError as error:
+                if connection.closed:
+                    raise _ConnectionLost(str(error)) from error
+                raise
+            finally:
+                self._busy -= 1
+        return answer
+
     # --- Connections --------------------------------------------------------------------------------------------------
 
     async def _connect(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
-        connection = await psycopg.AsyncConnection.connect(**await self._keywords(), row_factory=tuple_row)
+        connection = await psycopg.AsyncConnection.connect(
+            **await self._keywords(), row_factory=tuple_row, context=ADAPTERS
+        )
         await connection.set_read_only(True)
         return connection
 
@@ -242,33 +316,39 @@ class SqlConnector(Connector):
         o = self._options
         if o.host.startswith("/"):
             self.egress.check_socket(o.host)
-            where: dict[str, Any] = {"host": o.host}
+            where: dict[str, Any] = {"host": o.host, "hostaddr": ""}
         else:
             addresses = await self.egress.resolve(o.host, o.port)
             where = {"host": ",".join([o.host] * len(addresses)), "hostaddr": ",".join(addresses)}
         limits = (
             f"-c statement_timeout={o.statement_timeout_seconds * 1000} -c default_transaction_read_only=on"
-            f" -c idle_in_transaction_session_timeout=60000 -c lock_timeout=1000 -c timezone=UTC"
+            " -c idle_in_transaction_session_timeout=60000 -c lock_timeout=1000 -c standard_conforming_strings=on"
+            " -c timezone=UTC -c datestyle=ISO -c intervalstyle=iso_8601 -c bytea_output=hex -c extra_float_digits=1"
         )
         return {
             **where,
             "port": o.port,
             "dbname": o.database,
             "user": o.user,
-            "password": o.password.get_secret_value() if o.password else None,
+            "password": o.password.get_secret_value() if o.password else "",
             "sslmode": o.tls,
             "connect_timeout": 5,
             "application_name": f"mcpsite {self.source.name}"[:63],
+            "client_encoding": "utf8",
+            # What libpq would otherwise take from our own environment and home, and show to a server of others.
+            "passfile": "/nonexistent",
+            "sslcertmode": "disable",
+            "gssencmode": "disable",
             "options": f"{limits} -c search_path={_escaped(o.search_path)}",
         }
 
-    async def _opened(self) -> AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]:
+    async def _opened(self) -> _Pool:
         if self._pool is not None:
             return self._pool
         async with self._opening:
             if self._pool is None:
                 pool = AsyncConnectionPool(
-                    kwargs=self._keywords,
+                    kwargs=self._pool_keywords,
                     min_size=0,
                     max_size=self._options.max_connections,
                     max_idle=300,
@@ -276,6 +356,7 @@ class SqlConnector(Connector):
                     max_waiting=1000,
                     reconnect_timeout=10,
                     configure=_read_only,
+                    reset=_clean,
                     open=False,
                 )
                 # The first connection is made here, so that a wrong address or password is told as such.
@@ -283,12 +364,14 @@ class SqlConnector(Connector):
                     pass
                 await pool.open()
                 self._pool = pool
-        assert self._pool is not None
-        return self._pool
+            return self._pool
+
+    async def _pool_keywords(self) -> dict[str, Any]:
+        return {**await self._keywords(), "context": ADAPTERS}
 
     async def _rows(
         self, connection: psycopg.AsyncConnection[tuple[Any, ...]], spec: SqlTool, arguments: dict[str, Any]
-    ) -> tuple[list[str], list[bytes], dict[str, Any] | None]:
+    ) -> _Answer:
         """Column names, rows as JSON, and the notice when it was cut. Stops reading at the first row too many."""
         limits, rows, size = self._options, list[bytes](), 0
         columns: list[str] = []
@@ -300,25 +383,27 @@ class SqlConnector(Connector):
                     columns = columns or _unique([column.name for column in cursor.description or ()])
                     if len(rows) == limits.max_rows:
                         return columns, rows, {"reason": "max_rows", "limit": limits.max_rows}
-                    encoded = orjson.dumps(
-                        dict(zip(columns, row, strict=True)), default=_json, option=orjson.OPT_NON_STR_KEYS
-                    )
+                    encoded = orjson.dumps(dict(zip(columns, row, strict=True)), default=as_json)
                     size += len(encoded) + 1
                     if size > limits.max_bytes:
                         return columns, rows, {"reason": "max_bytes", "limit": limits.max_bytes}
                     rows.append(encoded)
-            if not columns:
+            if not rows:
+                # A stream without rows does not tell its columns.
+                await cursor.execute(spec.without_rows, spec.values(arguments))
                 columns = _unique([column.name for column in cursor.description or ()])
         return columns, rows, None
 
     @contextlib.asynccontextmanager
-    async def _failures(self) -> Any:
+    async def _failures(self) -> AsyncIterator[None]:
         """Tell what went wrong without the database's own words about connections or other rows."""
         try:
             yield
         except EgressDenied as error:
             raise ConnectorError(error.code, str(error), sent=False) from error
-        except (TimeoutError, PoolTimeout) as error:
+        except (PoolTimeout, TooManyRequests) as error:
+            raise self._no_connection() from error
+        except (TimeoutError, psycopg.errors.ConnectionTimeout) as error:
             raise ConnectorError("upstream_timeout", "The database gave no answer in time.") from error
         except psycopg.errors.QueryCanceled as error:
             seconds = self._options.statement_timeout_seconds
@@ -329,51 +414,68 @@ class SqlConnector(Connector):
             raise ConnectorError("read_only", "The statement tried to write; this source is read-only.") from error
         except psycopg.errors.InsufficientPrivilege as error:
             raise ConnectorError("upstream_refused", "The database role may not read this.") from error
-        except psycopg.DataError as error:
-            raise ConnectorError("invalid_arguments", f"The database cannot use a value: {_primary(error)}") from error
-        except psycopg.OperationalError as error:
+        except (psycopg.DataError, UnicodeEncodeError) as error:
+            raise ConnectorError("invalid_arguments", f"The database cannot use a value: {_reason(error)}") from error
+        except (orjson.JSONEncodeError, UnicodeDecodeError) as error:
+            raise ConnectorError("bad_upstream_answer", "The answer holds a value that JSON cannot.") from error
+        except (psycopg.OperationalError, _ConnectionLost, OSError) as error:
             raise ConnectorError(
                 "upstream_unavailable", "The database cannot be reached or refuses the login.", retryable=True
             ) from error
         except psycopg.Error as error:
-            raise ConnectorError(
-                "upstream_refused", f"The database refused the statement: {_primary(error)}"
-            ) from error
+            raise ConnectorError("upstream_refused", f"The database refused the statement: {_reason(error)}") from error
+
+    def _no_connection(self) -> ConnectorError:
+        most = self._options.max_connections
+        if self._busy >= most:
+            return ConnectorError("upstream_busy", f"All {most} connections to the database are in use.", sent=False)
+        return ConnectorError("upstream_unavailable", "The database cannot be reached.", sent=False)
+
+
+_Pool = AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
+# Column names, rows as JSON, and the notice when it was cut.
+_Answer = tuple[list[str], list[bytes], dict[str, Any] | None]
+
+
+class _ConnectionLost(Exception):
+    """The server closed the connection before or while it was used."""
 
 
 async def _read_only(connection: psycopg.AsyncConnection[Any]) -> None:
     await connection.set_read_only(True)
 
 
-def _primary(error: psycopg.Error) -> str:
-    return (error.diag.message_primary or "no reason given")[:300]
+async def _clean(connection: psycopg.AsyncConnection[Any]) -> None:
+    """What outlives a transaction (advisory locks, settings, LISTEN, named cursors) ends before the next call."""
+    await connection.set_autocommit(True)
+    await connection.execute("DISCARD ALL")
+    await connection.set_autocommit(False)
+
+
+def _reason(error: Exception) -> str:
+    """The database's sentence, without the values of rows, which it quotes where a value does not fit."""
+    if not isinstance(error, psycopg.Error):
+        return "it holds characters that are none"
+    said = error.diag.message_primary or str(error) or "no reason given"
+    if isinstance(error, psycopg.DataError):
+        said = re.sub(r'".*"', '"…"', said, flags=re.DOTALL)
+    return said[:300]
 
 
 def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+    return re.sub(r"([\\\s])", r"\\\1", value)
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Column names that can be keys: the second `id` becomes `id_2`."""
-    seen: dict[str, int] = {}
-    result = []
+    """Column names that can be keys: the second `id` becomes `id_2`, unless there is one of that name."""
+    taken, result = set(names), list[str]()
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        result.append(name if seen[name] == 1 else f"{name}_{seen[name]}")
+        chosen, number = name, 1
+        while chosen in result or (number > 1 and chosen in taken):
+            number += 1
+            chosen = f"{name}_{number}"
+        result.append(chosen)
     return result
-
-
-def _json(value: object) -> object:
-    if isinstance(value, Decimal):
-        # Exact digits as a JSON number; NaN and infinity have no JSON form.
-        return orjson.Fragment(format(value, "f")) if value.is_finite() else None
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value).hex()
-    if isinstance(value, (UUID, date, datetime)):
-        return str(value)
-    if isinstance(value, (set, frozenset)):
-        return list(value)
-    return str(value)
 
 
 def _result(columns: list[str], rows: list[bytes], cut: dict[str, Any] | None) -> Result:
