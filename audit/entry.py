@@ -64,7 +64,7 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("key_id", "text"),
 )
 ALL_COLUMNS = (*COLUMNS, ("leaf", "bytea"), ("mac", "bytea"))
-INSERT = f"INSERT INTO audit_record ({', '.join(name for name, _ in ALL_COLUMNS)}) VALUES "
+INSERT = f"INSERT INTO audit_record ({', '.join(name for name, _ in ALL_COLUMNS)}) VALUES "  # noqa: S608 - constants
 
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _EPOCH_US = int(_EPOCH.timestamp()) * 1_000_000

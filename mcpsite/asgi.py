@@ -13,8 +13,8 @@ from django.core.asgi import get_asgi_application
 
 django = get_asgi_application()
 
-from gateway.app import Gateway, Receive, Scope_, Send
-from mcpsite.postgres import conninfo
+from gateway.app import Gateway, Receive, Scope_, Send  # noqa: E402 - needs Django's settings
+from mcpsite.postgres import conninfo  # noqa: E402
 
 logger = logging.getLogger("mcpsite")
 
@@ -55,7 +55,7 @@ class Site:
         """Take no connection that could only be refused; but serve health and pages when the services stay away."""
         try:
             async with asyncio.timeout(_READY_SECONDS):
-                while not self.gateway.ready():
+                while not self.gateway.ready():  # noqa: ASYNC110 - once in a process's life
                     await asyncio.sleep(0.01)
         except TimeoutError:
             logger.warning("serving without calls: the policy or the ledger is not there yet")

@@ -16,7 +16,7 @@ from mcpsite.datadir import write_private
 
 ADMINISTRATOR, AUDITOR = "administrator", "auditor"
 USERNAME = "admin"
-PASSWORD_FILE = "admin_password"
+PASSWORD_FILE = "admin_password"  # noqa: S105 - the name of a file
 DOOR = "command"
 
 # Without what people mistake for one another: 0 o, 1 i l, 2 z, 5 s.

@@ -12,7 +12,7 @@ from pathlib import Path
 from mcpsite import env
 from mcpsite.datadir import DataDir
 
-LOCAL_HOSTS = ("127.0.0.1", "0.0.0.0", "localhost", "::", "::1")
+LOCAL_HOSTS = ("127.0.0.1", "0.0.0.0", "localhost", "::", "::1")  # noqa: S104
 STARTED = time.monotonic()
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 8000
 

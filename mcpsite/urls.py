@@ -10,7 +10,7 @@ from drf_spectacular.views import SpectacularAPIView
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.routers import SimpleRouter
 
-import access.openapi
+import access.openapi  # noqa: F401 - registers
 from access import api as access_api
 from access import pages
 from audit import api as audit_api

@@ -62,7 +62,7 @@ def import_site() -> None:
     """Import all that the first request would, so that it need not wait for it."""
     from django.urls import get_resolver
 
-    import mcpsite.asgi
+    import mcpsite.asgi  # noqa: F401 - sets Django up
 
     len(get_resolver().url_patterns)
     # What is loaded now lives as long as the process: the collector need not look at it again and again.

@@ -17,7 +17,7 @@ class Dice:
     """Draws from a fixed sequence."""
 
     def __init__(self, seed: int) -> None:
-        self.roll = random.Random(seed).random
+        self.roll = random.Random(seed).random  # noqa: S311 - no secret depends on it
 
     def chance(self, probability: float) -> bool:
         """True with this probability."""
