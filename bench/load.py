@@ -198,7 +198,8 @@ class _Connection(asyncio.Protocol):
             self._waiting.set_result(None)
             return
         if not self._parser.should_keep_alive():
-            self._run.broken("the connection is not kept open")
+            status, body = self._parser.get_status_code(), b"".join(self._chunks)
+            self._run.broken(f"the connection is not kept open after HTTP {status}: {body[:300]!r}")
             return
         wrong = problem(self._number, self._parser.get_status_code(), b"".join(self._chunks), self._sse)
         if self._run.answered(now - self._sent, now, wrong):
