@@ -122,7 +122,7 @@ class ApiTokenAdmin(RecordedAdmin):
 
     @action(
         description="Revoke",
-        permissions=["access.change_apitoken"],
+        permissions=["revoke"],
         icon="block",
         variant=ActionVariant.DANGER,
         dialog={

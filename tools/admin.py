@@ -112,11 +112,15 @@ class DataSourceAdmin(RecordedAdmin):
         found = super().get_object(request, object_id, from_field)
         return found and DataSource.objects.get(pk=found.pk)
 
+    def has_sync_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whether the buttons are there: a permission of its own, since they connect to the outside."""
+        return request.user.has_perm("tools.sync_datasource")
+
     # --- Buttons ------------------------------------------------------------------------------------------------------
 
     @action(
         description="Test connection",
-        permissions=["tools.sync_datasource"],
+        permissions=["sync"],
         icon="network_check",
         dialog=_dialog("Test the connection?", "Connects once, with the options and secrets that are stored.", "Test"),
     )
@@ -130,7 +134,7 @@ class DataSourceAdmin(RecordedAdmin):
 
     @action(
         description="Synchronise",
-        permissions=["tools.sync_datasource"],
+        permissions=["sync"],
         icon="sync",
         dialog=_dialog(
             "Synchronise the tools?", "Asks the source what it offers and updates its tools.", "Synchronise"
