@@ -148,7 +148,7 @@ class ApiTokenAdmin(RecordedAdmin):
         messages.success(request, "The selected tokens are revoked.")
         return HttpResponseRedirect(request.get_full_path())
 
-    def has_revoke_permission(self, request: HttpRequest) -> bool:
+    def has_revoke_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Django's permission to change tokens."""
         return request.user.has_perm("access.change_apitoken")
 
