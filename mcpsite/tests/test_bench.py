@@ -122,8 +122,9 @@ def test_the_cpu_time_of_children_counts_and_that_of_engines_stands_apart(tmp_pa
         for child in children:
             stop(child)
     assert children[0].pid in {process.pid for process in groups[Group.OWN]}
-    assert [process.pid for process in groups[Group.VALKEY]] == [children[1].pid]
-    assert groups[Group.VALKEY][0].cpu_ms >= 190
+    # The engines of the test session itself are among our children as well.
+    engines = {process.pid: process for process in groups[Group.VALKEY]}
+    assert engines[children[1].pid].cpu_ms >= 190
 
 
 def measured(target: str, connections: int, cpu_ms: float) -> Measurement:
