@@ -36,11 +36,15 @@ class JoiningTransport:
             return
         self._write(data)
 
-    def close(self) -> None:
-        """Write what was kept, then close."""
+    def release(self) -> None:
+        """Write what was kept: no body follows (HEAD)."""
         if self._head:
             self._write(self._head)
             self._head = b""
+
+    def close(self) -> None:
+        """Write what was kept, then close."""
+        self.release()
         self._transport.close()
 
 
@@ -50,3 +54,9 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Put the joining transport in between."""
         super().connection_made(JoiningTransport(transport))  # type: ignore[arg-type]
+
+    def on_response_complete(self) -> None:
+        """The answer is complete, even if it had no body."""
+        if isinstance(self.transport, JoiningTransport):
+            self.transport.release()
+        super().on_response_complete()
