@@ -18,6 +18,16 @@ def mirrored(schema: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], s
     return found
 
 
+def dotted(path: tuple[str, ...]) -> str:
+    """The path as one text; a dot inside a name is `~1` there, as in a JSON Pointer (RFC 6901)."""
+    return ".".join(part.replace("~", "~0").replace(".", "~1") for part in path)
+
+
+def undotted(text: str) -> tuple[str, ...]:
+    """The path that `dotted` wrote."""
+    return tuple(part.replace("~1", ".").replace("~0", "~") for part in text.split("."))
+
+
 def value_at(arguments: Any, path: tuple[str, ...]) -> Any:
     """The value at `path`, or None."""
     for part in path:

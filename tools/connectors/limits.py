@@ -14,32 +14,45 @@ MAX_RESULT_BYTES: int = settings.MAX_RESULT_BYTES
 
 async def read_capped(response: aiohttp.ClientResponse) -> bytes:
     """The whole body, or ConnectorError `result_too_large` as soon as it is over the limit."""
-    if (length := response.content_length) is not None and length <= MAX_RESULT_BYTES:
+    length = response.content_length
+    if length is not None:
+        if length > MAX_RESULT_BYTES:
+            raise _too_large(response)
         return await response.read()
     chunks, size = [], 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > MAX_RESULT_BYTES:
-            response.close()
-            raise ConnectorError("result_too_large", f"The upstream's answer is larger than {MAX_RESULT_BYTES} bytes.")
+            raise _too_large(response)
         chunks.append(chunk)
     return b"".join(chunks)
 
 
 async def events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """The data of each event of a stream (HTML standard, "Server-sent events"), under the same limit."""
-    size, rest = 0, b""
+    size, rest, after_return = 0, bytearray(), False
     data: list[bytes] = []
     async for chunk in response.content.iter_any():
         size += len(chunk)
         if size > MAX_RESULT_BYTES:
-            response.close()
-            raise ConnectorError("result_too_large", f"The upstream's answer is larger than {MAX_RESULT_BYTES} bytes.")
-        *lines, rest = (rest + chunk).split(b"\n")
+            raise _too_large(response)
+        # A line ends with \n, \r or \r\n, which may come in two chunks.
+        text = chunk[1:] if after_return and chunk[:1] == b"\n" else chunk
+        after_return = chunk[-1:] == b"\r"
+        rest += text
+        if b"\n" not in text and b"\r" not in text:
+            continue
+        lines = bytes(rest).splitlines()
+        rest = bytearray() if rest.endswith((b"\n", b"\r")) else bytearray(lines.pop())
         for line in lines:
-            line = line.removesuffix(b"\r")
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
+            name, _, value = line.removeprefix(b"\xef\xbb\xbf").partition(b":")
+            if name == b"data":
+                data.append(value.removeprefix(b" "))
             elif not line and data:
                 yield b"\n".join(data)
                 data = []
+
+
+def _too_large(response: aiohttp.ClientResponse) -> ConnectorError:
+    response.close()
+    return ConnectorError("result_too_large", f"The upstream's answer is larger than {MAX_RESULT_BYTES} bytes.")
