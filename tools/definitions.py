@@ -16,6 +16,8 @@ from tools.models import Tool, ToolVersion
 from tools.schemas import compile_schema
 
 _LARGEST = 256 * 1024
+# In the spec of a tool that was switched off because its source did not offer it any more.
+MISSING = "missing"
 
 
 class DefinitionRefused(ValueError):
@@ -38,7 +40,7 @@ def derive(tool: Tool) -> dict[str, Any] | None:
     """The definition of a hand-written tool; None when its source provides it. Raises DefinitionRefused."""
     connector = connector_class(tool.source.kind)
     try:
-        return connector.define(tool.name, connector.ToolSpec.model_validate(tool.spec))
+        return connector.define(tool.name, connector.ToolSpec.model_validate(without_marks(tool.spec)))
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -53,19 +55,27 @@ def publish(tool: Tool, offered: dict[str, Any] | None = None) -> ToolVersion:
     `offered` is what the source said of it. Without one, a hand-written tool is derived from its spec and a discovered
     one keeps its definition (under its present name). Raises DefinitionRefused; the tool then stays as it was.
     """
-    definition = offered or derive(tool) or _present(tool)
-    definition = named(definition, tool.name)
-    text = orjson.dumps(definition).decode()
+    definition = named(offered or derive(tool) or _present(tool), tool.name)
+    try:
+        text = orjson.dumps(definition)
+    except orjson.JSONEncodeError as error:
+        raise DefinitionRefused("The definition holds something that JSON cannot.") from error
     if len(text) > _LARGEST:
         raise DefinitionRefused(f"The definition is larger than {_LARGEST // 1024} KB.")
     try:
         compile_schema(definition.get("inputSchema"))
     except ValueError as error:
         raise DefinitionRefused(str(error)) from error
-    mark = fingerprint(definition, tool.spec)
+    spec = without_marks(tool.spec)
+    mark = fingerprint(definition, spec)
     if tool.current is not None and tool.current.fingerprint == mark:
         return tool.current
-    return _add_version(tool, text, mark)
+    return _add_version(tool, text.decode(), spec, mark)
+
+
+def without_marks(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec without our notes about it."""
+    return {key: value for key, value in spec.items() if key != MISSING}
 
 
 def _present(tool: Tool) -> dict[str, Any]:
@@ -76,10 +86,11 @@ def _present(tool: Tool) -> dict[str, Any]:
 
 
 @transaction.atomic
-def _add_version(tool: Tool, text: str, mark: str) -> ToolVersion:
-    Tool.objects.select_for_update().get(pk=tool.pk)
-    last = ToolVersion.objects.filter(tool=tool).aggregate(Max("number"))["number__max"] or 0
-    version = ToolVersion.objects.create(tool=tool, number=last + 1, definition=text, spec=tool.spec, fingerprint=mark)
-    tool.current = version
+def _add_version(tool: Tool, text: str, spec: dict[str, Any], mark: str) -> ToolVersion:
+    current = Tool.objects.select_for_update(of=("self",)).select_related("current").get(pk=tool.pk).current
+    if current is None or current.fingerprint != mark:
+        last = ToolVersion.objects.filter(tool=tool).aggregate(Max("number"))["number__max"] or 0
+        current = ToolVersion.objects.create(tool=tool, number=last + 1, definition=text, spec=spec, fingerprint=mark)
+    tool.current = current
     tool.save(update_fields=["current", "updated_at"])
-    return version
+    return current

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 from django.core.exceptions import ValidationError
@@ -16,11 +18,13 @@ from django.utils import timezone
 from keyring.keys import DecryptionError
 from tools.connectors.base import Connector, ConnectorError, Offer
 from tools.connectors.registry import connector_class, source_of
-from tools.definitions import DefinitionRefused, publish
+from tools.definitions import MISSING, DefinitionRefused, publish
 from tools.egress import Egress, Rule
 from tools.models import DataSource, EgressRule, Tool, tool_name
 
 T = TypeVar("T")
+
+_LONGEST_MESSAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,10 @@ def _with_connector(row: DataSource, use: Callable[[Connector], Awaitable[T]]) -
 def check_source(row: DataSource) -> CheckOutcome:
     """Connect once, and remember the outcome at the source."""
     try:
-        outcome = CheckOutcome(True, _with_connector(row, lambda connector: connector.check()))
+        found = _with_connector(row, lambda connector: connector.check())
+        outcome = CheckOutcome(True, _printable(found, _LONGEST_MESSAGE))
     except (ConnectorError, DecryptionError, ValueError) as error:
-        outcome = CheckOutcome(False, _sentence(error))
+        outcome = CheckOutcome(False, _printable(_sentence(error), _LONGEST_MESSAGE))
     DataSource.objects.filter(pk=row.pk).update(
         checked_at=timezone.now(), check_ok=outcome.ok, check_message=outcome.message
     )
@@ -85,16 +90,23 @@ def sync_source(row: DataSource) -> SyncOutcome:
     """Bring the source's tools up to date with what it offers. Raises ConnectorError and ValueError.
 
     New tools are enabled, with their effect prefilled from the upstream's hints; no role may call them before a grant
-    names them. A tool that is no longer offered stays in the catalogue, switched off.
+    names them. Whatever an administrator has set since (name, effect, tags) stays. What is refused stays as it was.
+
+    A tool that is no longer offered stays in the catalogue, switched off. When it comes back as it was, it is switched
+    on again, and counts as changed; when its definition is another one by then, or when an administrator had switched
+    it off, it stays off until an administrator has looked at it.
     """
     if not connector_class(row.kind).discovers:
         return _republish(row)
     offers = _with_connector(row, lambda connector: connector.discover())
     outcome = SyncOutcome()
     with transaction.atomic():
+        DataSource.objects.select_for_update().get(pk=row.pk)
+        known = {tool.spec.get("name"): tool for tool in row.tools.select_related("source", "current")}
+        names = Counter(offer.name for offer in offers)
         for offer in offers:
-            _take(row, offer, outcome)
-        _switch_off_missing(row, {offer.name for offer in offers}, outcome)
+            _take(row, offer, known.get(offer.name), names[offer.name], outcome)
+        _switch_off_missing(known, set(names), outcome)
         DataSource.objects.filter(pk=row.pk).update(synced_at=timezone.now())
     row.refresh_from_db(fields=["synced_at"])
     return outcome
@@ -113,39 +125,66 @@ def _republish(row: DataSource) -> SyncOutcome:
     return outcome
 
 
-def _take(row: DataSource, offer: Offer, outcome: SyncOutcome) -> None:
-    name = row.prefix + offer.name
-    existing = Tool.objects.filter(source=row, spec__name=offer.name).select_related("source", "current").first()
+def _take(row: DataSource, offer: Offer, existing: Tool | None, times: int, outcome: SyncOutcome) -> None:
+    name = existing.name if existing else row.prefix + offer.name
     try:
-        if existing is None:
-            _create(row, name, offer)
-            outcome.created.append(name)
-            return
-        before = existing.current_id
-        existing.spec = offer.spec
+        if times > 1:
+            raise DefinitionRefused(f"The source offers {times} tools of this name.")
+        _check_spec(row, offer)
         with transaction.atomic():
-            existing.save(update_fields=["spec", "updated_at"])
-            publish(existing, offer.definition)
-        (outcome.unchanged if existing.current_id == before else outcome.changed).append(existing.name)
+            if existing is None:
+                _create(row, name, offer)
+                outcome.created.append(name)
+            else:
+                (outcome.changed if _update(existing, offer) else outcome.unchanged).append(name)
     except ValueError as error:
-        outcome.refused[name] = str(error)
+        outcome.refused[_printable(name)] = str(error)
+
+
+def _check_spec(row: DataSource, offer: Offer) -> None:
+    if "\\u0000" in json.dumps(offer.spec):
+        raise DefinitionRefused("The definition names an argument with a NUL character.")
+    try:
+        connector_class(row.kind).ToolSpec.model_validate(offer.spec)
+    except pydantic.ValidationError as error:
+        raise DefinitionRefused(_sentence(error)) from error
 
 
 def _create(row: DataSource, name: str, offer: Offer) -> None:
     try:
         tool_name(name)
     except ValidationError as error:
-        raise DefinitionRefused(f"The name {name!r} cannot be used: 1 to 64 letters, digits, _ and -.") from error
+        raise DefinitionRefused(
+            f"The name {_printable(name)!r} cannot be used: 1 to 64 letters, digits, _ and -."
+        ) from error
     if Tool.objects.filter(name=name).exists():
         raise DefinitionRefused(f"There is another tool named {name!r}: give this data source a prefix.")
-    with transaction.atomic():
-        tool = Tool.objects.create(source=row, name=name, spec=offer.spec, effect=offer.effect or Tool.Effect.WRITE)
-        publish(tool, offer.definition)
+    tool = Tool.objects.create(source=row, name=name, spec=offer.spec, effect=offer.effect or Tool.Effect.WRITE)
+    publish(tool, offer.definition)
 
 
-def _switch_off_missing(row: DataSource, offered: set[str], outcome: SyncOutcome) -> None:
-    for tool in row.tools.filter(enabled=True):
-        if tool.spec.get("name") not in offered:
+def _update(tool: Tool, offer: Offer) -> bool:
+    """Whether the tool is not as it was before."""
+    before, was_missing = tool.current_id, tool.spec.get(MISSING) is True
+    if tool.spec != offer.spec:
+        tool.spec = offer.spec
+        tool.save(update_fields=["spec", "updated_at"])
+    publish(tool, offer.definition)
+    if was_missing and tool.current_id == before:
+        tool.enabled = True
+        tool.save(update_fields=["enabled", "updated_at"])
+    return was_missing or tool.current_id != before
+
+
+def _switch_off_missing(known: dict[Any, Tool], offered: set[str], outcome: SyncOutcome) -> None:
+    for name, tool in known.items():
+        if tool.enabled and name not in offered:
             tool.enabled = False
-            tool.save(update_fields=["enabled", "updated_at"])
+            tool.spec = {**tool.spec, MISSING: True}
+            tool.save(update_fields=["enabled", "spec", "updated_at"])
             outcome.missing.append(tool.name)
+
+
+def _printable(text: str, longest: int = 80) -> str:
+    """The text as it can be shown and stored, whatever an upstream put into it."""
+    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text[:longest])
