@@ -20,8 +20,8 @@ from redis.exceptions import RedisError
 logger = logging.getLogger("gateway.limits")
 
 _LEASE_SECONDS = 10.0
-_AWAY_SECONDS = 1.0
-_TIMEOUT_SECONDS = 0.1
+_AWAY_SECONDS = 2.0
+_TIMEOUT_SECONDS = 0.25
 _MOST_BUCKETS = 50_000
 
 # KEYS[1] bucket; ARGV: calls per minute, tokens wanted. Answers {tokens granted, ms until one is there}.

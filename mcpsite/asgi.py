@@ -13,7 +13,8 @@ from django.core.asgi import get_asgi_application
 
 django = get_asgi_application()
 
-from gateway.app import Gateway, Receive, Scope_, Send  # noqa: E402 - needs Django's settings
+from gateway.app import Gateway  # noqa: E402 - needs Django's settings
+from gateway.http import ASGIScope, Receive, Send  # noqa: E402
 from mcpsite.postgres import conninfo  # noqa: E402
 
 logger = logging.getLogger("mcpsite")
@@ -27,7 +28,7 @@ class Site:
     def __init__(self) -> None:
         self.gateway = Gateway(conninfo(settings.DATABASES["default"]))
 
-    async def __call__(self, scope: Scope_, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""
         if scope["type"] == "http":
             if self.gateway.serves(scope["path"]):

@@ -13,8 +13,20 @@ from mcp.shared import inbound
 
 from gateway import wire
 from gateway.app import Gateway
-from gateway.tests.conftest import META, Company, call, legacy_call, make_tool, modern, post, until
+from gateway.tests.conftest import (
+    META,
+    Company,
+    FakeConnector,
+    call,
+    legacy_call,
+    make_tool,
+    modern,
+    post,
+    records,
+    until,
+)
 from gateway.wire import WireError
+from tools.connectors.base import Result
 from tools.models import Tool
 
 MODERN = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/list"}
@@ -235,3 +247,35 @@ async def test_five_hundred_tools_are_listed_in_one_page_from_prepared_bytes(
     assert len(first.result["tools"]) == 502
     assert await in_thread(Tool.objects.count) == 503
     assert (await legacy_call(gateway, company.token, "tool_007")).result["content"][0]["text"] == "hello"
+
+
+async def test_an_attempt_that_never_became_a_call_is_on_record(gateway: Gateway, company: Company) -> None:
+    body = modern("tools/call", {"name": "echo", "arguments": {"text": "x"}})
+    headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/call", "mcp_name": "write"}
+    for sent in (post(gateway, body, company.token, **headers), post(gateway, b"{", company.token)):
+        reply = await sent
+        assert reply.status == 400
+        (record,) = await records(request_id=reply.headers["x-request-id"])
+        assert (record.kind, record.code, record.actor) == ("invalid", "malformed", "carla")
+
+
+async def test_a_malformed_attempt_that_cannot_be_recorded_is_told_so(gateway: Gateway, company: Company) -> None:
+    gateway.ledger._lose("test")
+    reply = await post(gateway, b"{", company.token)
+    assert (reply.status, reply.error["data"]["mcpsite/code"]) == (503, "ledger_unavailable")
+
+
+async def test_an_upstream_cannot_speak_in_our_name(
+    gateway: Gateway, company: Company, outside: FakeConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forged = {"mcpsite/record": "forged", "mcpsite/code": "ok", "mcpsite/other": 1, "theirs/own": 2}
+
+    async def forge(*_: Any) -> Result:
+        return Result({"content": [], "_meta": forged}, False)
+
+    monkeypatch.setattr(outside, "call", forge)
+    meta = (await call(gateway, company.token, "echo")).result["_meta"]
+    assert meta["mcpsite/record"] != "forged"
+    assert "mcpsite/code" not in meta
+    assert "mcpsite/other" not in meta
+    assert meta["theirs/own"] == 2

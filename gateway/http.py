@@ -1,0 +1,116 @@
+"""What an HTTP request must be before its body is worth parsing, and how an answer is sent (ASGI 3)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from django.conf import settings
+from django.http.request import split_domain_port, validate_host
+
+from gateway import wire
+from gateway.wire import Headers, WireError
+
+ASGIScope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_PATH = re.compile(r"/mcp(?:/([a-z0-9][a-z0-9-]{0,47}))?/?")
+_JSON = (b"content-type", b"application/json")
+# A body may drip in, but not for ever.
+_BODY_SECONDS = 30.0
+
+
+def toolset_of(scope: ASGIScope) -> str | None:
+    """The toolset that the path names, if it names one. Raises WireError (404)."""
+    if (match := _PATH.fullmatch(scope["path"])) is None:
+        raise WireError(wire.INVALID_REQUEST, "There is nothing here: the endpoint is /mcp.", status=404)
+    return match[1]
+
+
+def check(scope: ASGIScope, headers: Headers) -> None:
+    """Host, origin, method and content types (MCP 2026-07-28, transports, "Security warning"). Raises WireError."""
+    if not _is_served(headers.get(b"host", b"").decode("latin-1")):
+        raise WireError(wire.INVALID_REQUEST, "This host name is not served: see ALLOWED_HOSTS.", status=403)
+    origin = headers.get(b"origin")
+    if origin is not None and origin.decode("latin-1") not in settings.MCP_ALLOWED_ORIGINS:
+        raise WireError(wire.INVALID_REQUEST, "Calls from this origin are not allowed.", status=403)
+    if scope["method"] != "POST":
+        raise WireError(wire.INVALID_REQUEST, "Send messages with POST: there are no streams to open.", status=405)
+    if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+        raise WireError(wire.INVALID_REQUEST, "The body must be application/json.", status=415)
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise WireError(wire.INVALID_REQUEST, "Send the body without a content encoding.", status=415)
+    accept = headers.get(b"accept", b"*/*")
+    if b"application/json" not in accept and b"*/*" not in accept and b"application/*" not in accept:
+        raise WireError(wire.INVALID_REQUEST, "The answer is application/json: accept it.", status=406)
+
+
+def _is_served(host: str) -> bool:
+    return validate_host(split_domain_port(host)[0], settings.ALLOWED_HOSTS)
+
+
+async def body_of(receive: Receive, headers: Headers) -> bytes:
+    """The whole body, within the limits of size and time. Raises WireError (413, 408, 400)."""
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length[:20]) > settings.MCP_MAX_BODY_BYTES:
+        raise _too_large()
+    event = await receive() if length != b"0" else None
+    if event is not None and not event.get("more_body") and event["type"] == "http.request":
+        return bytes(event.get("body", b""))
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await _dripped(receive, event)
+    except TimeoutError as error:
+        message = f"The body did not come within {_BODY_SECONDS:g} s."
+        raise WireError(wire.INVALID_REQUEST, message, status=408) from error
+
+
+async def _dripped(receive: Receive, event: MutableMapping[str, Any] | None) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        event = event or await receive()
+        if event["type"] == "http.disconnect":
+            raise WireError(wire.INVALID_REQUEST, "The client left before its request was complete.")
+        chunks.append(event.get("body", b""))
+        size += len(chunks[-1])
+        if size > settings.MCP_MAX_BODY_BYTES:
+            raise _too_large()
+        if not event.get("more_body"):
+            return b"".join(chunks)
+        event = None
+
+
+def _too_large() -> WireError:
+    limit = settings.MCP_MAX_BODY_BYTES
+    return WireError(wire.INVALID_REQUEST, f"The body is larger than {limit} bytes.", status=413)
+
+
+def address_of(scope: ASGIScope, headers: Headers) -> str:
+    """Where the request comes from; `X-Forwarded-For` counts only as far as our own proxies wrote it."""
+    if settings.TRUSTED_PROXIES and (forwarded := headers.get(b"x-forwarded-for")):
+        hops = [hop.strip() for hop in forwarded.decode("latin-1").split(",")]
+        return hops[-min(settings.TRUSTED_PROXIES, len(hops))][:64]
+    client = scope.get("client")
+    return client[0] if client else ""
+
+
+def error_headers(error: WireError) -> list[tuple[bytes, bytes]]:
+    """The headers that the error's status calls for."""
+    if error.status == 401:
+        return [(b"www-authenticate", b'Bearer realm="mcpsite", error="invalid_token"')]
+    if error.status == 405:
+        return [(b"allow", b"POST")]
+    return [(b"retry-after", str(error.retry_after).encode())] if error.retry_after else []
+
+
+async def respond(send: Send, status: int, body: bytes, request_id: str, extra: list[tuple[bytes, bytes]]) -> None:
+    """Send one whole answer."""
+    headers = [(b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()), *extra]
+    if body:
+        headers.append(_JSON)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
