@@ -44,15 +44,16 @@ class HttpError(ConnectorError):
     """The server answered with an HTTP status that carries no JSON-RPC."""
 
     def __init__(self, status: int) -> None:
+        super().__init__(code="upstream_http_error", message=_about_status(status))
         self.status = status
-        said = (
-            f"The upstream does not accept the credentials (HTTP status {status})."
-            if status in (401, 403)
-            else f"The upstream answered with a redirect (HTTP status {status}), which is not followed."
-            if 300 <= status < 400
-            else f"The upstream answered with HTTP status {status}."
-        )
-        super().__init__("upstream_http_error", said)
+
+
+def _about_status(status: int) -> str:
+    if status in (401, 403):
+        return f"The upstream does not accept the credentials (HTTP status {status})."
+    if 300 <= status < 400:
+        return f"The upstream answered with a redirect (HTTP status {status}), which is not followed."
+    return f"The upstream answered with HTTP status {status}."
 
 
 class SessionEnded(ConnectorError):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tools.connectors.sql import SqlTool
+from tools.connectors.sql_tool import SqlTool
 from tools.definitions import DefinitionRefused, derive, fingerprint, named, publish
 from tools.models import DataSource, Tool, ToolVersion
 

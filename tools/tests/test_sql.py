@@ -10,7 +10,8 @@ import orjson
 import pytest
 
 from tools.connectors.base import ConnectorError
-from tools.connectors.sql import Parameter, SqlConnector, _escaped, _unique
+from tools.connectors.sql import SqlConnector, _escaped, _unique
+from tools.connectors.sql_tool import Parameter
 from tools.schemas import compile_schema, problems
 from tools.tests.database import READER, WRITER, ask, make_connector, make_context, make_tool, started
 
