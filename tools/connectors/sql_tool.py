@@ -47,7 +47,7 @@ class Parameter(Spec):
     pattern: str | None = Field(default=None, max_length=500)
 
     def schema(self) -> dict[str, Any]:  # type: ignore[override]
-        """Its JSON Schema (2020-12). The limits of a list are those of its items."""
+        """Its JSON Schema (2020-12). The limits of a list are those of its items; what may be absent may be null."""
         known = {"description": self.description or None, "default": self.default}
         kind, is_list, _ = self.type.partition("[]")
         limits = {
@@ -58,7 +58,14 @@ class Parameter(Spec):
             "pattern": self.pattern,
         }
         one = _SCHEMAS.get(kind, {"type": kind}) | _without_none(limits)
-        return ({"type": "array", "items": one} if is_list else one) | _without_none(known)
+        schema = ({"type": "array", "items": one} if is_list else one) | _without_none(known)
+        return schema if self.required or self.default is not None else _or_null(schema)
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same, or null: models like to name every argument."""
+    enum = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return {**schema, "type": [schema["type"], "null"], **enum}
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tools.connectors.sql_tool import SqlTool
+from tools.connectors.sql_tool import Parameter, SqlTool
 from tools.definitions import DefinitionRefused, derive, fingerprint, named, publish
 from tools.models import DataSource, Tool, ToolVersion
 
@@ -143,3 +143,10 @@ def test_a_hand_written_tool_is_derived_from_its_spec():
     assert definition is not None
     assert (definition["name"], definition["title"]) == ("one", "T")
     assert definition["annotations"]["readOnlyHint"] is True
+
+
+def test_an_optional_parameter_may_be_null_and_a_required_one_may_not():
+    optional = Parameter(name="status", required=False, allowed_values=["open"]).schema()
+    assert (optional["type"], optional["enum"]) == (["string", "null"], ["open", None])
+    assert Parameter(name="status").schema()["type"] == "string"
+    assert Parameter(name="limit", type="integer", required=False, default=5).schema()["type"] == "integer"
