@@ -215,9 +215,9 @@ class RecordAdmin(ReadOnlyAdmin):
             '<th class="pb-1 pr-4 text-left">Before</th><th class="pb-1 text-left">After</th></tr></thead>{}</table>',
             format_html_join(
                 "",
-                '<tr class="align-top"><td class="pr-4 py-1">{}</td><td class="break-words pr-4 py-1">{}</td>'
-                '<td class="break-words py-1">{}</td></tr>',
-                ((name, old or "-", new or "-") for name, old, new in rows),
+                '<tr class="align-top"><td class="pr-4 py-1">{}</td><td class="kept-lines pr-4 py-1">{}</td>'
+                '<td class="kept-lines py-1">{}</td></tr>',
+                ((name[:1].upper() + name[1:], old or "-", new or "-") for name, old, new in rows),
             ),
         )
 

@@ -59,12 +59,11 @@ class RecordedAdmin(OwnFiltersOnly):
     # The object's related records that its history shows as well, by model label ("access.Grant").
     history_of: ClassVar[tuple[str, ...]] = ()
 
-    def formfield_for_dbfield(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
-        """With code in help texts shown as code."""
-        found = super().formfield_for_dbfield(db_field, request, **kwargs)
-        if found is not None and found.help_text:
-            found.help_text = with_code(str(found.help_text))
-        return found
+    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
+        """With code in help texts shown as code, also to those who may only look."""
+        columns = (*self.opts.fields, *self.opts.many_to_many)
+        said = {field.name: with_code(str(field.help_text)) for field in columns if field.help_text}
+        return super().get_form(request, obj, change, **{"help_texts": said, **kwargs})
 
     def save_model(self, request: HttpRequest, obj: models.Model, form: Any, change: bool) -> None:
         """Keep the state before; `save_related` records when relations are saved too."""
@@ -206,7 +205,25 @@ def changes_of(detail: dict[str, Any]) -> list[tuple[str, str, str]]:
     if not isinstance(changes, dict):
         return []
     pairs = ((name, pair) for name, pair in changes.items() if isinstance(pair, list) and len(pair) == 2)
-    return [(name.replace("_", " "), _readable(old), _readable(new)) for name, (old, new) in pairs]
+    return [
+        (each.replace("_", " "), _readable(before), _readable(after))
+        for name, (old, new) in pairs
+        for each, before, after in _parts(name, old, new)
+    ]
+
+
+def _parts(name: str, old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """Of an object with names and values only the values that differ, so that nobody has to compare the rest."""
+    values = [each for each in (old, new) if each is not None]
+    if not all(isinstance(each, dict) for each in values):
+        return [(name, old, new)]
+    before, after = old or {}, new or {}
+    found = [
+        (f"{name}: {key}", before.get(key), after.get(key))
+        for key in {**before, **after}
+        if before.get(key) != after.get(key)
+    ]
+    return found or [(name, old, new)]
 
 
 def _readable(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from django import forms
 from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from pydantic import BaseModel
 from unfold import widgets  # type: ignore[import-untyped]
 
@@ -34,14 +35,15 @@ def fields_of(model: type[BaseModel], values: dict[str, Any], stored: set[str]) 
     found: dict[str, forms.Field] = {}
     for name, declared in schema.get("properties", {}).items():
         shape = _resolved(declared, schema)
-        label = _label(model.model_fields[name].alias or name)
+        alias = model.model_fields[name].alias or name
+        label = _label(alias)
         required = name in schema.get("required", ())
         common = {"label": label, "help_text": with_code(declared.get("description", "")), "required": required}
         if shape.get("format") == "password":
             found |= _secret_fields(name, common, name in stored)
             continue
         found[PREFIX + name] = field = _field(shape, common)
-        field.initial = values.get(name, declared.get("default"))
+        field.initial = values.get(name, values.get(alias, declared.get("default")))
     return found
 
 
@@ -58,6 +60,8 @@ def _resolved(declared: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any
         declared = {**declared, **choices[0]}
     if "$ref" in declared:
         declared = {**declared, **schema["$defs"][declared["$ref"].rpartition("/")[2]]}
+    if "items" in declared:
+        declared = {**declared, "items": _resolved(declared["items"], schema)}
     return declared
 
 
@@ -90,15 +94,25 @@ def _field(shape: dict[str, Any], common: dict[str, Any]) -> forms.Field:
         case "string":
             return forms.CharField(**common, max_length=shape.get("maxLength"), widget=_text_widget(shape))
     return forms.JSONField(
-        **{**common, "required": False, "help_text": format_html("{} As JSON.", common["help_text"])},
+        **{**common, "required": False, "help_text": format_html("{} {}", common["help_text"], _as_json(shape))},
         encoder=PrettyJSON,
         widget=widgets.UnfoldAdminTextareaWidget(attrs={"rows": 12, "class": "mono", "spellcheck": "false"}),
     )
 
 
+def _as_json(shape: dict[str, Any]) -> SafeString:
+    """How the value is written; of a list of objects, what each of them can have."""
+    names = shape.get("items", {}).get("properties", {})
+    if not names:
+        return SafeString("As JSON.")
+    needed = shape["items"].get("required", ())
+    said = ", ".join(f"`{name}`" + (" (required)" if name in needed else "") for name in names)
+    return with_code(f"As JSON: a list of objects with {said}.")
+
+
 def _text_widget(shape: dict[str, Any]) -> forms.Widget:
     longest = shape.get("maxLength") or 0
-    if longest <= _LONG_TEXT:
+    if longest <= _LONG_TEXT or shape.get("format") == "uri":
         return widgets.UnfoldAdminTextInputWidget()  # type: ignore[no-any-return]
     code = {"class": "mono", "spellcheck": "false"} if longest > 10_000 else {}
     return widgets.UnfoldAdminTextareaWidget(  # type: ignore[no-any-return]

@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from access.models import User
+from audit.doors import changes_of
 from audit.entry import Entry
 from audit.ledger import record
 from audit.models import Record
@@ -130,3 +131,8 @@ def test_nothing_can_be_added_changed_or_deleted(client):
 def test_staff_without_the_permission_see_no_records(client):
     client.force_login(User.objects.create_user("dora", is_staff=True))
     assert client.get(LIST).status_code == 403
+
+
+def test_of_an_object_in_a_change_only_what_differs_is_told():
+    changes = {"options": [{"host": "a", "port": 1}, {"host": "b", "port": 1}], "spec": [None, {"title": "T"}]}
+    assert changes_of({"changes": changes}) == [("options: host", "a", "b"), ("spec: title", "", "T")]

@@ -212,3 +212,20 @@ def test_what_upstreams_wrote_is_shown_as_text(client):
 @pytest.mark.parametrize("query", ["secrets__startswith=a", "options__password=a", "tools__name=a", "name__regex=a"])
 def test_lookups_that_are_no_filters_are_refused(client, query):
     assert client.get(f"/admin/tools/datasource/?{query}").status_code in (302, 400)
+
+
+def test_an_option_that_is_stored_under_its_public_name_survives_the_form(client):
+    source = make_source(options={**OPTIONS, "schema": "desk"})
+    assert client.get(change_url(source)).context["adminform"].form["option_search_path"].value() == "desk"
+
+
+def test_the_forms_say_how_a_parameter_is_written_and_keep_an_address_on_one_line(client):
+    page = client.get(f"{ADD_TOOL}?source={make_source().pk}").content.decode()
+    assert "a list of objects with <code>name</code> (required)" in page
+    assert '<textarea name="option_url"' not in client.get(f"{ADD_SOURCE}?kind=mcp").content.decode()
+
+
+def test_help_is_not_shown_as_markup_to_who_may_only_look(client):
+    page = make_staff("view_datasource").get(change_url(make_source())).content.decode()
+    assert "<code>support-desk</code>" in page
+    assert "`support-desk`" not in page
