@@ -38,6 +38,8 @@ admin.site.unregister(Group)
 
 _EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
 
+_STANDARD = frozenset({"add", "change", "delete", "view"})
+
 
 def tools_table(reach: list[Reach]) -> SafeString | str:
     """What can be called, and through which grant."""
@@ -45,6 +47,7 @@ def tools_table(reach: list[Reach]) -> SafeString | str:
         return "No tool: a role needs grants, and the tools and their sources must be on."
     row = (
         '<tr class="align-top"><td class="pr-4 py-1"><a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>'
+        '</td><td class="pr-4 py-1">{}</td><td class="pr-4 py-1 whitespace-nowrap">{}</td><td class="py-1">{}</td></tr>'
     )
     rows = (
         (
@@ -59,10 +62,9 @@ def tools_table(reach: list[Reach]) -> SafeString | str:
     head = "".join(
         f'<th class="pb-1 pr-4 text-left">{name}</th>' for name in ("Tool", "Effect", "Data source", "Granted by")
     )
-    body = format_html_join(
-        "", row + '</td><td class="pr-4 py-1">{}</td><td class="pr-4 py-1">{}</td><td class="py-1">{}</td></tr>', rows
-    )
-    return format_html('<table class="text-sm w-full"><thead><tr>{}</tr></thead>{}</table>', SafeString(head), body)
+    body = format_html_join("", row, rows)
+    table = '<div class="overflow-x-auto"><table class="text-sm w-full"><thead><tr>{}</tr></thead>{}</table></div>'
+    return format_html(table, SafeString(head), body)
 
 
 class KeepsASuperuser:
@@ -255,7 +257,7 @@ class RoleAdmin(RecordedAdmin):
         ("Tools that can be called", {"fields": ("effective_tools",)}),
     )
     filter_horizontal = ("permissions",)
-    readonly_fields = ("effective_tools",)
+    readonly_fields = ("effective_tools", "shown_permissions")
     inlines = (GrantInline,)
     history_of = ("access.Grant",)
     empty_icon = "badge"
@@ -277,6 +279,12 @@ class RoleAdmin(RecordedAdmin):
         allowed = super().has_delete_permission(request, obj)
         return allowed and (not isinstance(obj, Role) or may_edit_role(request.user, obj))
 
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Who may only look is shown the permissions as a table."""
+        role, permissions, reach = super().get_fieldsets(request, obj)
+        looking = obj is not None and not self.has_change_permission(request, obj)
+        return role, (permissions[0], {"fields": ("shown_permissions",)}) if looking else permissions, reach
+
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         """Permissions to choose from are those that the editor has."""
         form = super().get_form(request, obj, change, **kwargs)
@@ -294,6 +302,20 @@ class RoleAdmin(RecordedAdmin):
     def grant_count(self, role: Any) -> int:
         """How many grants it has."""
         return int(role.how_many)
+
+    @display(description="Permissions")
+    def shown_permissions(self, role: Role) -> SafeString | str:
+        """What may be done with which objects."""
+        held: dict[str, list[str]] = {}
+        for each in role.permissions.select_related("content_type"):
+            what = each.codename.partition("_")[0]
+            said = what if what in _STANDARD else each.name
+            held.setdefault(each.content_type.name, []).append(said)
+        row = '<tr class="align-top"><td class="pr-4 py-1 whitespace-nowrap">{}</td><td class="py-1">{}</td></tr>'
+        rows = format_html_join(
+            "", row, ((name[:1].upper() + name[1:], ", ".join(said)) for name, said in held.items())
+        )
+        return format_html('<table class="text-sm w-full">{}</table>', rows) if held else "None."
 
     @display(description="Now")
     def effective_tools(self, role: Role) -> SafeString | str:

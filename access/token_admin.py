@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.core.cache import cache
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import QuerySet
@@ -28,6 +30,8 @@ from audit.changes import differences, stored
 from audit.doors import ReadOnlyAdmin, RecordedAdmin
 from audit.theme import action, badge, display
 
+_FORM_REMEMBERED = 24 * 3600
+
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(RecordedAdmin):
@@ -43,6 +47,14 @@ class ApiTokenAdmin(RecordedAdmin):
     empty_icon = "vpn_key"
     empty_title = "No tokens yet"
     empty_text = "A token lets a program or an MCP client act for a user, within the user's roles."
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """One token for each form: the page that shows a secret is the answer to a POST, which a reload repeats."""
+        sent = request.POST.get("csrfmiddlewaretoken", "")  # differs each time that a form is shown
+        if sent and not cache.add(f"token-form:{sha256(sent.encode()).hexdigest()}", 1, _FORM_REMEMBERED):
+            messages.warning(request, "This form was sent before. The token that it made is not shown again.")
+            return HttpResponseRedirect(reverse("admin:access_apitoken_changelist"))
+        return super().add_view(request, form_url, extra_context)
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """What can be chosen, and later what became of it."""
@@ -151,6 +163,11 @@ class ApiTokenAdmin(RecordedAdmin):
     def has_revoke_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Django's permission to change tokens."""
         return request.user.has_perm("access.change_apitoken")
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
+        """No button where nothing is left to revoke."""
+        left = ApiToken.objects.filter(pk=object_id, revoked_at=None).exists()
+        return super().get_actions_detail(request, object_id) if left else []  # type: ignore[misc]
 
     @display(description="Scopes")
     def scope_list(self, token: ApiToken) -> str:

@@ -329,3 +329,31 @@ def test_staff_cannot_make_or_revoke_tokens_of_users_who_hold_more():
         == 403
     )
     assert ApiToken.objects.get().revoked_at is None
+
+
+def test_a_form_that_is_sent_again_makes_no_second_token():
+    user = User.objects.create_user("emil")
+    client = Client(enforce_csrf_checks=True)
+    client.force_login(User.objects.create_superuser("root"))
+    page = client.get("/admin/access/apitoken/add/").content.decode()
+    sent = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', page)[1]
+    form = {"csrfmiddlewaretoken": sent, "user": user.pk, "name": "laptop", "scopes": ["tools"]}
+    assert client.post("/admin/access/apitoken/add/", form).status_code == 200
+    assert client.post("/admin/access/apitoken/add/", form).status_code == 302
+    assert ApiToken.objects.count() == 1
+
+
+def test_a_revoked_token_has_no_button_to_revoke_it():
+    client, (token, _) = make_root(), tokens.issue(User.objects.create_user("emil"), name="one", scopes=["tools"])
+    button = reverse("admin:access_apitoken_revoke", args=(token.pk,))
+    assert button in client.get(url_of(token)).content.decode()
+    tokens.revoke(token)
+    assert button not in client.get(url_of(token)).content.decode()
+
+
+def test_who_may_only_look_at_a_role_sees_its_permissions_by_object():
+    role = make_role("mine")
+    role.permissions.set(Permission.objects.filter(codename__in=("add_tool", "view_tool", "sync_datasource")))
+    page = make_staff("dora", "view_role").get(url_of(role)).content.decode()
+    assert "add, view" in page
+    assert "Can add tool" not in page
