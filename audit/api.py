@@ -58,6 +58,13 @@ class RecordFilter(django_filters.FilterSet):  # type: ignore[misc]
         model = Record
         fields: tuple[str, ...] = ()
 
+    def filter_queryset(self, queryset: Any) -> Any:
+        """Refuse parameters that are no filters: a misspelt one would show records that were not asked for."""
+        known = {*self.filters, "limit", "cursor", "format"}
+        if unknown := sorted(set(self.data) - known):
+            raise serializers.ValidationError({name: ["There is no such filter."] for name in unknown})
+        return super().filter_queryset(queryset)
+
 
 class RecordViewSet(viewsets.ReadOnlyModelViewSet[Record]):
     """What happened: calls, refusals, changes, logins. A record is named by its `rid`."""

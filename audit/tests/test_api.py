@@ -97,3 +97,9 @@ def test_the_permission_is_needed():
     _, secret = tokens.issue(user, name="test", scopes=["read"])
     answer = APIClient(headers={"Authorization": f"Bearer {secret}"}).get(LIST)
     assert (answer.status_code, answer.json()["code"]) == (403, "permission_denied")
+
+
+def test_a_filter_that_does_not_exist_is_refused():
+    answer = make_auditor().get(LIST, {"tol": "find_customer"})
+    assert answer.status_code == 400
+    assert set(answer.json()["errors"]) == {"tol"}
