@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from django.contrib.auth.models import AbstractUser, Group, UserManager
 from django.contrib.postgres.fields import ArrayField
-from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
@@ -89,11 +88,6 @@ class Grant(models.Model):
     def __str__(self) -> str:
         target = self.toolset or self.tool or f"tag {self.tag}"
         return f"{self.role} → {target}"
-
-    def clean(self) -> None:
-        """Exactly one target."""
-        if sum(map(bool, (self.toolset_id, self.tool_id, self.tag))) != 1:
-            raise ValidationError("Choose one of toolset, tool and tag.")
 
 
 class Scope(models.TextChoices):

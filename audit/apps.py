@@ -7,4 +7,4 @@ class AuditConfig(AppConfig):
     """Registers `audit` with Django."""
 
     name = "audit"
-    verbose_name = "Audit"
+    verbose_name = "Activity"

@@ -215,9 +215,12 @@ class Ledger:
         self._send()
 
     @staticmethod
-    def _fail(pending: _Pending, reason: str) -> None:
-        if pending.written is not None and not pending.written.done():
-            pending.written.set_exception(LedgerUnavailable(reason))
+    def _fail(pending: _Pending, reason: str) -> bool:
+        """Whether somebody was waiting for it."""
+        if pending.written is None or pending.written.done():
+            return False
+        pending.written.set_exception(LedgerUnavailable(reason))
+        return True
 
     # --- The connection -----------------------------------------------------------------------------------------------
 
@@ -273,10 +276,13 @@ class Ledger:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_WATCH_SECONDS)
+            # After a busy moment of this process the answer may have come, and only not been read yet.
+            self._receive()
             now = self._loop.time()
-            for pending in (*self._in_flight, *self._waiting):
-                if pending.expires < now:
-                    self._fail(pending, "The ledger could not be written in time.")
+            late = [pending for pending in (*self._in_flight, *self._waiting) if pending.expires < now]
+            refused = sum(self._fail(pending, "The ledger could not be written in time.") for pending in late)
+            if refused:
+                logger.warning("%d records were not durable in time, what waited for them was refused", refused)
             # A server that hangs is no better than one that is gone; its statements time out after two seconds.
             if self._in_flight and now - self._in_flight[0].expires > ANSWER_SECONDS:
                 self._lose("no answer")

@@ -83,7 +83,7 @@ class Feed:
         snapshot = await asyncio.to_thread(_load, self.snapshot)
         self.snapshot, self._confirmed = snapshot, started
         self._swapped(snapshot)
-        logger.info(
+        logger.debug(
             "policy version %d is in force after %.0f ms", snapshot.version, (self._loop.time() - started) * 1000
         )
 

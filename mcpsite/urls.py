@@ -8,7 +8,7 @@ from django.urls import include, path
 from django.views.generic import RedirectView, TemplateView
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.permissions import IsAuthenticated
-from rest_framework.routers import SimpleRouter
+from rest_framework.routers import APIRootView, DefaultRouter
 
 import access.openapi  # noqa: F401 - registers
 from access import api as access_api
@@ -23,7 +23,16 @@ handler403 = "mcpsite.errors.permission_denied"
 handler404 = "mcpsite.errors.not_found"
 handler500 = "mcpsite.errors.server_error"
 
-resources = SimpleRouter()
+
+class Resources(APIRootView):
+    """What there is. Tools are called at `tools/{name}/call/`; the whole interface is described at `schema/`."""
+
+    permission_classes = (IsAuthenticated,)
+
+
+resources = DefaultRouter()
+resources.APIRootView = Resources
+resources.include_format_suffixes = False
 resources.register("tools", tools_api.ToolViewSet, "tool")
 resources.register("data-sources", tools_api.DataSourceViewSet, "data-source")
 resources.register("toolsets", tools_api.ToolsetViewSet, "toolset")
