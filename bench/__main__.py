@@ -13,6 +13,7 @@ import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from types import FrameType
 
 import orjson
@@ -21,6 +22,9 @@ from bench.measure import Generator, Measurement, Target, measure
 from bench.processes import BenchError, Stage
 from bench.report import Goal, Medians, goals, goals_table, medians, table
 from bench.targets import NAMES, start_all
+
+_QUIET = 0.1
+_DISTURBED = ": compare the columns with each other, and repeat it on a quiet machine for the figures"
 
 
 def _options() -> argparse.Namespace:
@@ -77,6 +81,8 @@ def _print(targets: list[Target], results: Medians, all_goals: list[Goal], optio
         print(f"  {target.name:15} {target.what} (revision {'2026-07-28' if target.era == 'modern' else '2025-11-25'})")
     print(f"\n{table(results)}\n\n{goals_table(all_goals)}")
     print(f"\nThe load generator itself used up to {max(one.client_cpu_ms for one in results.values()):.3f} ms a call.")
+    others = median(one.others for one in results.values())
+    print(f"Other programs used {others:.0%} of the machine meanwhile{_DISTURBED if others > _QUIET else ''}.")
 
 
 def _write(path: Path, machine: str, found: list[Measurement], results: Medians, all_goals: list[Goal]) -> None:

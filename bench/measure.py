@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import orjson
 
 from bench.load import Job, Result
-from bench.processes import BenchError, Group, Process, Stage, python, tree
+from bench.processes import BenchError, Group, Process, Stage, machine_ms, python, tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +29,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """Times in milliseconds, CPU per call; `worker_rss_mb` is of the own process that worked most."""
+    """Times in milliseconds, CPU per call; `worker_rss_mb` is of the own process that worked most.
+
+    `others` is the part of the machine's CPU, 0 to 1, that programs beside the benchmark used at the same time.
+    """
 
     target: str
     connections: int
@@ -42,6 +47,7 @@ class Measurement:
     rss_mb: float
     worker_rss_mb: float
     client_cpu_ms: float
+    others: float
 
 
 class Generator:
@@ -96,17 +102,36 @@ def measure(
     )
     try:
         generator.warm_up(job)
-        before = tree(target.pid)
+        before, watch = tree(target.pid), _Watch()
         result = generator.measure()
-        return _divide(target, connections, before, tree(target.pid), result)
+        return _divide(target, connections, before, tree(target.pid), result, watch.others())
     except BenchError as error:
         raise BenchError(f"{target.name}, {connections} connections: {error}") from error
+
+
+class _Watch:
+    """How much of the machine others use, from now on."""
+
+    def __init__(self) -> None:
+        self._before = self._others_ms()
+        self._started = time.monotonic()
+
+    @staticmethod
+    def _others_ms() -> float:
+        return machine_ms() - sum(_cpu(processes) for processes in tree(os.getpid()).values())
+
+    def others(self) -> float:
+        """Their part of all cores."""
+        elapsed_ms = 1000 * (time.monotonic() - self._started) * (os.cpu_count() or 1)
+        return max(0.0, self._others_ms() - self._before) / elapsed_ms
 
 
 Trees = dict[Group, list[Process]]
 
 
-def _divide(target: Target, connections: int, before: Trees, after: Trees, result: Result) -> Measurement:
+def _divide(
+    target: Target, connections: int, before: Trees, after: Trees, result: Result, others: float
+) -> Measurement:
     used = {group: (_cpu(after[group]) - _cpu(before[group])) / result.calls for group in Group}
     earlier = {process.pid: process.cpu_ms for process in before[Group.OWN]}
     worker = max(after[Group.OWN], key=lambda process: process.cpu_ms - earlier.get(process.pid, 0.0))
@@ -124,6 +149,7 @@ def _divide(target: Target, connections: int, before: Trees, after: Trees, resul
         rss_mb=sum(process.rss_mb for process in after[Group.OWN]),
         worker_rss_mb=worker.rss_mb,
         client_cpu_ms=1000 * result.cpu_seconds / result.calls,
+        others=others,
     )
 
 

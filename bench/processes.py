@@ -58,6 +58,13 @@ def read_process(pid: int) -> Process | None:
     return Process(pid, int(fields[1]), head.partition("(")[2], ticks * _TICK_MS, int(fields[21]) * _PAGE_MB)
 
 
+def machine_ms() -> float:
+    """CPU time that the whole machine spent working so far, on all cores together (proc(5), /proc/stat)."""
+    fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]
+    user, nice, system, _idle, _iowait, *interrupts_and_steal = map(int, fields)
+    return (user + nice + system + sum(interrupts_and_steal)) * _TICK_MS
+
+
 def tree(root: int) -> dict[Group, list[Process]]:
     """The process `root` and all that descend from it, engines apart."""
     children: defaultdict[int, list[Process]] = defaultdict(list)
