@@ -77,7 +77,7 @@ _LONGEST_DETAIL = 256 * 1024
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """What the caller of the ledger knows about an event. Times in microseconds; `arguments` and `result` are raw
-    bytes.
+    bytes. Without `keeps_arguments` the arguments are committed to, but not kept.
     """
 
     kind: str
@@ -103,6 +103,7 @@ class Entry:
     trace_id: str | None = None
     request_id: str | None = None
     arguments: bytes | None = None
+    keeps_arguments: bool = True
     result: bytes | None = None
     upstream_us: int | None = None
     total_us: int | None = None
@@ -115,6 +116,7 @@ class Row:
     rid: uuid.UUID
     at_us: int
     parameters: tuple[bytes | None, ...]
+    size: int
 
 
 def uuid7() -> uuid.UUID:
@@ -169,7 +171,8 @@ def encode(entry: Entry, ring: KeyRing, writer_id: uuid.UUID, writer_seq: int | 
         salt = os.urandom(32)
         args_commit = commitment(salt, b"a", entry.arguments)
         result_commit = commitment(salt, b"r", entry.result)
-        sealed = ring.encrypt(salt + (entry.arguments or b""), purpose=CT_PURPOSE, context=rid.bytes)
+        kept = entry.arguments if entry.keeps_arguments and entry.arguments else b""
+        sealed = ring.encrypt(salt + kept, purpose=CT_PURPOSE, context=rid.bytes)
         key_id = ring.primary.encode()
     fields = (
         rid.bytes,
@@ -207,7 +210,9 @@ def encode(entry: Entry, ring: KeyRing, writer_id: uuid.UUID, writer_seq: int | 
         key_id,
     )
     leaf = leaf_of(fields)
-    return Row(rid, at_us, (*fields, leaf, mac_of(ring, leaf, writer_id, writer_seq)))
+    # What varies: arguments and detail; the rest of a record is less than a kilobyte.
+    size = 1024 + len(sealed or b"") + len(entry.detail or "")
+    return Row(rid, at_us, (*fields, leaf, mac_of(ring, leaf, writer_id, writer_seq)), size)
 
 
 _PYTHON: dict[str, Callable[[bytes], object]] = {

@@ -31,12 +31,16 @@ __all__ = ["Entry", "Ledger", "LedgerUnavailable", "record"]
 logger = logging.getLogger("audit.ledger")
 
 # How long a call may wait for its intent before it is refused, and how long an answer may wait for its record.
-INTENT_SECONDS = 0.25
+INTENT_SECONDS = 0.2
 ANSWER_SECONDS = 5.0
 _QUEUE_LIMIT = 4096
 _BATCH_LIMIT = 128
 _RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
-_WATCH_SECONDS = 0.05
+_AGAIN_SECONDS = 0.1
+# Classes of SQLSTATE that tell of the row itself: bad data, a constraint, a missing partition.
+_LASTING = frozenset((b"22", b"23"))
+_BATCH_BYTES, _QUEUE_BYTES = 4 * 1024 * 1024, 64 * 1024 * 1024
+_WATCH_SECONDS = 0.02
 _OIDS = {"uuid": 2950, "timestamptz": 1184, "text": 25, "bigint": 20, "bytea": 17}
 _WIDTH = len(ALL_COLUMNS)
 # Statements that write so many rows at once, the largest first: one plan and one partition lookup for all of them.
@@ -72,8 +76,10 @@ class Ledger:
         self._in_flight: list[_Pending] = []
         self._sent_at = 0.0
         self._failed: str | None = None
+        self._lasting = False
         self._isolate = False
         self._uncertain = 0
+        self._bytes = 0
         self._connection: psycopg.AsyncConnection[object] | None = None
         self._pg: pq.abc.PGconn | None = None
         self._socket = -1
@@ -106,7 +112,10 @@ class Ledger:
     def available(self) -> bool:
         """Whether a record written now can be expected to become durable in time."""
         stuck = bool(self._in_flight) and self._loop.time() - self._sent_at > INTENT_SECONDS
-        return self._pg is not None and not stuck and len(self._waiting) < _QUEUE_LIMIT
+        return self._pg is not None and not stuck and not self._full()
+
+    def _full(self) -> bool:
+        return len(self._waiting) >= _QUEUE_LIMIT or self._bytes >= _QUEUE_BYTES
 
     # --- Writing ------------------------------------------------------------------------------------------------------
 
@@ -116,7 +125,7 @@ class Ledger:
         A record that came too late for its caller is still written when the database is back, as long as this process
         lives: what was refused for that reason is then on record as well.
         """
-        if len(self._waiting) >= _QUEUE_LIMIT or (self._pg is None and within <= INTENT_SECONDS):
+        if self._full() or (self._pg is None and within <= INTENT_SECONDS):
             raise LedgerUnavailable("The ledger cannot be written at this moment.")
         pending = self._enqueue(entry, within)
         pending.written = self._loop.create_future()
@@ -125,13 +134,14 @@ class Ledger:
 
     def put(self, entry: Entry) -> None:
         """Write without waiting: only for what follows from a record that failed its caller. Dropped when full."""
-        if len(self._waiting) < _QUEUE_LIMIT:
+        if not self._full():
             self._enqueue(entry, ANSWER_SECONDS)
 
     def _enqueue(self, entry: Entry, within: float) -> _Pending:
         self._seq += 1
         pending = _Pending(encode(entry, self._keys, self.writer_id, self._seq), self._loop.time() + within)
         self._waiting.append(pending)
+        self._bytes += pending.row.size
         self._send()
         return pending
 
@@ -139,8 +149,10 @@ class Ledger:
         """Send what is waiting, unless a commit is under way: then it is sent after that."""
         if self._in_flight or self._pg is None or not self._waiting:
             return
-        count = 1 if self._isolate else min(len(self._waiting), _BATCH_LIMIT)
-        self._in_flight = [self._waiting.popleft() for _ in range(count)]
+        limit, size = 1 if self._isolate else _BATCH_LIMIT, 0
+        while self._waiting and len(self._in_flight) < limit and size < _BATCH_BYTES:
+            self._in_flight.append(self._waiting.popleft())
+            size += self._in_flight[-1].row.size
         self._sent_at = self._loop.time()
         self._failed = None
         try:
@@ -181,17 +193,23 @@ class Ledger:
             return
         try:
             pg.consume_input()
+            nothing = False
             while not pg.is_busy():
                 result = pg.get_result()
                 if result is None:
-                    if not self._in_flight:
+                    # One None ends the results of a statement, two mean that there is nothing more to read.
+                    if nothing:
                         return
+                    nothing = True
                     continue
+                nothing = False
                 if result.status == pq.ExecStatus.PIPELINE_SYNC:
                     self._settle()
                     return
                 if result.status not in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.PIPELINE_ABORTED):
                     self._failed = result.error_message.decode("utf-8", "replace").strip() or "unknown error"
+                    state = result.error_field(pq.DiagnosticField.SQLSTATE) or b""
+                    self._lasting = state[:2] in _LASTING
         except psycopg.Error as error:
             self._lose(f"the connection broke: {error}")
 
@@ -200,17 +218,25 @@ class Ledger:
         if self._failed is None:
             self.batches += 1
             self.rows += len(batch)
+            self._bytes -= sum(pending.row.size for pending in batch)
             for pending in batch:
                 if pending.written is not None and not pending.written.done():
                     pending.written.set_result(None)
             self._isolate = self._isolate and bool(self._waiting)
             self._uncertain = max(0, self._uncertain - len(batch))
+        elif not self._lasting:
+            # A lock, a full disk, a server that stops: nothing of it is the row's fault, and nothing was written.
+            logger.warning("the ledger cannot be written, %d records wait: %s", len(batch), self._failed)
+            self._waiting.extendleft(reversed(batch))
+            self._loop.call_later(_AGAIN_SECONDS, self._send)
+            return
         elif len(batch) > 1:
             # One bad row takes the whole transaction with it: write the rows one by one to find it.
             self._isolate = True
             self._waiting.extendleft(reversed(batch))
         else:
             logger.error("a record was refused by the database: %s", self._failed)
+            self._bytes -= batch[0].row.size
             self._fail(batch[0], f"The database refused the record: {self._failed}")
         self._send()
 

@@ -10,7 +10,7 @@ from access import policy
 from access.models import Scope
 from access.snapshot import Principal, Snapshot, ToolEntry
 from gateway import wire
-from gateway.calls import Answer, Refused
+from gateway.calls import OURS, Answer, Refused
 from gateway.wire import Message, WireError
 
 _SERVER = {"name": "mcpsite", "title": "mcpsite", "version": "1"}
@@ -18,9 +18,7 @@ _CAPABILITIES = {"tools": {"listChanged": False}}
 # A list may change with the next grant.
 _LIST_TTL_MS = 5_000
 _PAGE = 1_000
-# Our words in `_meta` and in the data of errors; an upstream's imitations of them are dropped.
-_OURS = "mcpsite/"
-_RECORD, _CALL, CODE = f"{_OURS}record", f"{_OURS}call", f"{_OURS}code"
+_RECORD, _CALL, CODE = f"{OURS}record", f"{OURS}call", f"{OURS}code"
 
 
 # --- Lists -----------------------------------------------------------------------------------------------------------
@@ -113,10 +111,10 @@ def initialized(message: Message) -> bytes:
 
 def answered(message: Message, answer: Answer) -> bytes:
     """The upstream's result with the ids under which the call is on record."""
-    meta = {_RECORD: str(answer.record_id), _CALL: str(answer.call_id)}
+    ours = {_RECORD: str(answer.record_id), _CALL: str(answer.call_id)}
     if answer.code != "ok":
-        meta[CODE] = answer.code
-    return wire.result_body(message.identifier, _dressed(message, answer.result, meta))
+        ours[CODE] = answer.code
+    return _dressed(message, answer.body, answer.meta | ours)
 
 
 def refused(message: Message, refusal: Refused) -> bytes:
@@ -132,20 +130,14 @@ def refused(message: Message, refusal: Refused) -> bytes:
         status = 400 if message.modern else 200
         raise WireError(wire.INVALID_PARAMS, str(refusal), status=status, data=ids)
     result = {"content": [{"type": "text", "text": str(refusal)}], "isError": True}
-    return wire.result_body(message.identifier, _dressed(message, result, ids))
+    return _dressed(message, orjson.dumps(result), ids)
 
 
-def _dressed(message: Message, result: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
-    """The result with our words in its `_meta`, and with what the client's era asks for."""
-    theirs = result.get("_meta")
-    meta: dict[str, Any] = ours
-    if isinstance(theirs, dict):
-        meta = {name: value for name, value in theirs.items() if not name.startswith(_OURS)} | ours
-    dressed = {**result, "_meta": meta}
+def _dressed(message: Message, body: bytes, meta: dict[str, Any]) -> bytes:
+    """The response with that result, our words in its `_meta`, and what the client's era asks for."""
     if message.modern:
-        dressed["resultType"] = "complete"
-        meta[wire.SERVER_INFO_KEY] = _SERVER
+        kind, meta = b',"resultType":"complete"', meta | {wire.SERVER_INFO_KEY: _SERVER}
     else:
-        dressed.pop("resultType", None)
-        meta.pop(wire.SERVER_INFO_KEY, None)
-    return dressed
+        kind, meta = b"", {name: value for name, value in meta.items() if name != wire.SERVER_INFO_KEY}
+    head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(message.identifier) + b',"result":'
+    return head + body[:-1] + b',"_meta":' + orjson.dumps(meta) + kind + b"}}"

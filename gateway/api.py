@@ -45,7 +45,7 @@ class AnswerSerializer(serializers.Serializer[dict[str, Any]]):
 class CallRefused(exceptions.APIException):
     """A refusal of the pipeline, as a problem with the same stable code."""
 
-    statuses = {"unknown_tool": 404, "budget_exhausted": 429, "invalid_arguments": 400}
+    statuses = {"unknown_tool": 404, "budget_exhausted": 429, "too_many_refusals": 429, "invalid_arguments": 400}
 
     def __init__(self, refusal: Refused) -> None:
         super().__init__(str(refusal), refusal.code)
@@ -115,6 +115,7 @@ def _principal(request: Request, snapshot: Snapshot) -> Principal:
 
 
 def _response(answer: Answer) -> Response:
-    # The result may hold prepared JSON (orjson.Fragment), which only orjson can write.
-    result = orjson.loads(orjson.dumps(answer.result))
+    result = orjson.loads(answer.body)
+    if answer.meta:
+        result["_meta"] = answer.meta
     return Response({"record": answer.record_id, "call": answer.call_id, "code": answer.code, "result": result})

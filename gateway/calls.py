@@ -17,13 +17,17 @@ from access import policy
 from access.snapshot import Principal, Snapshot, ToolEntry
 from audit.entry import uuid7
 from audit.ledger import ANSWER_SECONDS, INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
-from gateway.limits import Budgets
+from gateway.limits import Budgets, Refusals
 from tools.connectors.base import Connector, ConnectorError, Context, Result
 from tools.schemas import problems
 
 logger = logging.getLogger("gateway.calls")
 
 _READ = "read"
+# Our words in a result's `_meta`; an upstream's imitations of them are dropped.
+OURS = "mcpsite/"
+# Of refused calls with larger arguments, the record keeps the commitment only.
+_KEPT_OF_REFUSED = 16 * 1024
 
 # The fields of an `Entry` that all records of one call share, by name: cheaper than copying entries.
 Facts = dict[str, Any]
@@ -47,9 +51,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The result (a CallToolResult) of a call that was carried out, and the ids under which it is on record."""
+    """What a call brought, and the ids under which it is on record.
 
-    result: dict[str, Any]
+    `body` is the CallToolResult as JSON without its `_meta` and `resultType`: the bytes that the record commits to.
+    `meta` is what the source put into `_meta`.
+    """
+
+    body: bytes
+    meta: dict[str, Any]
     code: str
     record_id: uuid.UUID
     call_id: uuid.UUID
@@ -87,6 +96,7 @@ class Pipeline:
         self._snapshot = snapshot
         self._ledger = ledger
         self._budgets = budgets
+        self.refusals = Refusals(budgets)
         self._connector = connector
 
     async def call(self, call: Call) -> Answer:
@@ -126,40 +136,47 @@ class Pipeline:
     async def _carry_out(self, tool: ToolEntry, call: Call, kind: str, facts: Facts, started: int) -> Answer:
         before, call_id = time.perf_counter_ns(), facts["call_id"]
         try:
-            result, code = await self._ask(tool, call, call_id)
+            outcome = await self._ask(tool, call, call_id)
         except asyncio.CancelledError:
             # The process stops, or the door gave up: what the upstream did is not known here.
             self._ledger.put(Entry(kind=kind, code="cancelled", **facts, **_timings(started, before)))
             raise
-        if result.notes:
-            facts["detail"] = orjson.dumps(result.notes).decode()
-        body = orjson.dumps(result.content)
-        entry = Entry(kind=kind, code=code, result=body, **facts, **_timings(started, before))
+        facts["detail"] = outcome.detail
+        entry = Entry(kind=kind, code=outcome.code, result=outcome.body, **facts, **_timings(started, before))
         try:
             record_id = await self._ledger.write(entry, ANSWER_SECONDS)
         except LedgerUnavailable as error:
             raise _unanswerable(kind, call_id) from error
-        return Answer(result.content, code, record_id, call_id)
+        return Answer(outcome.body, outcome.meta, outcome.code, record_id, call_id)
 
-    async def _ask(self, tool: ToolEntry, call: Call, call_id: uuid.UUID) -> tuple[Result, str]:
-        """The connector's result and the code of the record; what failed outside becomes a result that says so."""
-        deadline = min(tool.source.source.timeout_seconds, settings.CALL_TIMEOUT_SECONDS)
-        context = Context(call_id, deadline, call.principal.username, call.traceparent)
+    async def _ask(self, tool: ToolEntry, call: Call, call_id: uuid.UUID) -> _Outcome:
+        """What came of it. Whatever fails outside, or in what came from there, becomes a result that says so."""
         try:
-            try:
-                result = await self._connector(tool).call(tool.spec, call.arguments, context)
-            except ConnectorError as error:
-                if not error.retryable or (error.sent and tool.effect != _READ):
-                    raise
-                result = await self._connector(tool).call(tool.spec, call.arguments, context)
+            result = await self._tried(tool, call, call_id)
+            return _outcome(result, "tool_error" if result.is_error else "ok")
         except ConnectorError as error:
-            return _failure(str(error)), error.code
+            return _outcome(_failure(str(error)), error.code)
+        except orjson.JSONEncodeError:
+            message = "The upstream's answer is nested too deeply, or holds what JSON cannot."
+            return _outcome(_failure(message), "bad_upstream_answer")
         except Exception:
             logger.exception("the connector of %s failed", tool.name)
-            return _failure(
-                "The connector failed. The administrators can find the reason in the log."
-            ), "internal_error"
-        return result, "tool_error" if result.is_error else "ok"
+            message = "The connector failed. The administrators can find the reason in the log."
+            return _outcome(_failure(message), "internal_error")
+
+    async def _tried(self, tool: ToolEntry, call: Call, call_id: uuid.UUID) -> Result:
+        """One attempt, and one more where that can do no harm, within one deadline."""
+        deadline: float = min(tool.source.source.timeout_seconds, settings.CALL_TIMEOUT_SECONDS)
+        until = time.monotonic() + deadline
+        context = Context(call_id, deadline, call.principal.username, call.traceparent)
+        try:
+            return await self._connector(tool).call(tool.spec, call.arguments, context)
+        except ConnectorError as error:
+            left = until - time.monotonic()
+            if left <= 0 or not error.retryable or (error.sent and tool.effect != _READ):
+                raise
+        again = Context(call_id, left, call.principal.username, call.traceparent)
+        return await self._connector(tool).call(tool.spec, call.arguments, again)
 
     async def _refuse(
         self,
@@ -172,13 +189,42 @@ class Pipeline:
         retry_after: float | None = None,
     ) -> Refused:
         call_id = facts["call_id"]
-        detail = orjson.dumps({"message": message[:2000]}).decode()
+        wait, unrecorded = await self.refusals.admit(int(facts["actor_id"]))
+        if wait:
+            message = f"Too many calls of yours are refused. Try again in {wait:.1f} s."
+            return Refused("too_many_refusals", message, retry_after=wait, call_id=call_id)
+        told = {"message": message[:2000]} | ({"unrecorded_before": unrecorded} if unrecorded else {})
+        kept = len(facts["arguments"]) <= _KEPT_OF_REFUSED
+        entry = Entry(
+            kind=kind, code=code, decision="deny", detail=orjson.dumps(told).decode(), keeps_arguments=kept, **facts
+        )
         try:
-            entry = Entry(kind=kind, code=code, decision="deny", detail=detail, **facts)
             record_id = await self._ledger.write(entry, INTENT_SECONDS)
         except LedgerUnavailable:
             return _unavailable(call_id)
         return Refused(public or code, message, retry_after=retry_after, call_id=call_id, record_id=record_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a call brought, ready to be committed to and sent."""
+
+    body: bytes
+    meta: dict[str, Any]
+    code: str
+    detail: str | None
+
+
+def _outcome(result: Result, code: str) -> _Outcome:
+    """Serialise the result apart from its `_meta`. Raises orjson.JSONEncodeError."""
+    content = {name: value for name, value in result.content.items() if name not in ("_meta", "resultType")}
+    theirs = result.content.get("_meta")
+    meta = {}
+    if isinstance(theirs, dict):
+        meta = {name: value for name, value in theirs.items() if not name.startswith(OURS)}
+        orjson.dumps([[meta]])  # it goes into the answer two levels further down
+    detail = orjson.dumps(result.notes).decode() if result.notes else None
+    return _Outcome(orjson.dumps(content), meta, code, detail)
 
 
 def _facts(call: Call, snapshot: Snapshot) -> Facts:

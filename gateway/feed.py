@@ -14,10 +14,11 @@ from access.snapshot import Snapshot, load
 logger = logging.getLogger("gateway.feed")
 
 CHANNEL = "mcpsite_policy"
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 1.0
 _BURST_SECONDS = 0.02
-_STALE_SECONDS = 10.0
+_STALE_SECONDS = 4.5
 _RETRY_SECONDS = 0.5
+_ANSWER_SECONDS = 1.5
 
 
 class Feed:
@@ -70,7 +71,7 @@ class Feed:
                 async for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
                     # Changes come in bursts: one load serves them all.
                     await asyncio.sleep(_BURST_SECONDS)
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(_ANSWER_SECONDS):
                     cursor = await connection.execute("SELECT version FROM access_policyversion")
                     row = await cursor.fetchone()
                 if row and self.snapshot and row[0] == self.snapshot.version:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio
+from django.conf import settings
 from redis.exceptions import RedisError
 
 logger = logging.getLogger("gateway.limits")
@@ -123,7 +124,9 @@ class Budgets:
         now = time.monotonic()
         bucket.lease = (bucket.lease if bucket.expires > now else 0) + int(granted)
         bucket.expires = now + _LEASE_SECONDS
-        bucket.own = -1.0
+        if int(granted) == 0:
+            # It is spent: Redis going away now must not fill it.
+            bucket.own, bucket.own_at = 0.0, now
         return int(wait) / 1000
 
     def _spend_own(self, bucket: _Bucket, per_minute: int, now: float) -> float:
@@ -141,3 +144,19 @@ class Budgets:
 def _lease_of(per_minute: int) -> int:
     """One second's worth, so that what lies unused in a process is little."""
     return max(1, per_minute // 60)
+
+
+class Refusals:
+    """What is refused to a principal is recorded within a budget, so that nobody can flood the ledger with refusals."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets
+        self._unrecorded: dict[int, int] = {}
+
+    async def admit(self, user_id: int) -> tuple[float, int]:
+        """(0, how many were not recorded since the last one) when this one is to be recorded, else (seconds, 0)."""
+        wait = await self._budgets.spend(user_id, "refused", settings.CALLS_PER_MINUTE)
+        if wait:
+            self._unrecorded[user_id] = self._unrecorded.get(user_id, 0) + 1
+            return wait, 0
+        return 0.0, self._unrecorded.pop(user_id, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -102,9 +103,42 @@ async def test_one_bad_row_does_not_take_the_others_with_it(writer: Ledger) -> N
     broken = writer._waiting[-1] if writer._waiting else writer._in_flight[-1]
     parameters = list(broken.row.parameters)
     parameters[2] = None
-    broken.row = type(broken.row)(broken.row.rid, broken.row.at_us, tuple(parameters))
+    broken.row = replace(broken.row, parameters=tuple(parameters))
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [uuid.UUID] * 3 + [LedgerUnavailable]
+
+
+async def test_a_lock_delays_records_and_loses_none(writer: Ledger) -> None:
+    call_id = uuid7()
+    await writer.write(make_entry(call_id=call_id))
+    owner = await psycopg.AsyncConnection.connect(conninfo(connections["owner"].settings_dict))
+    async with owner:
+        await owner.execute("LOCK TABLE audit_record IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(LedgerUnavailable):
+            await writer.write(make_entry(call_id=call_id), ledger.INTENT_SECONDS)
+        assert not writer.available
+        tasks = [asyncio.ensure_future(writer.write(make_entry(call_id=call_id), 30)) for _ in range(20)]
+        await asyncio.sleep(1.5)
+    await asyncio.gather(*tasks)
+    found = await rows("call_id = %s", call_id)
+    assert [row[2] for row in found] == list(range(1, 23))
+
+
+async def test_batches_and_the_queue_are_bounded_in_bytes(writer: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "_BATCH_BYTES", 100_000)
+    big = [writer.write(make_entry(arguments=b"x" * 60_000)) for _ in range(10)]
+    await asyncio.gather(*big)
+    assert writer.batches >= 5
+    assert writer._bytes == 0
+    monkeypatch.setattr(ledger, "_QUEUE_BYTES", 1)
+    monkeypatch.setattr(writer, "_send", lambda: None)
+    waiting = asyncio.ensure_future(writer.write(make_entry()))
+    await asyncio.sleep(0)
+    with pytest.raises(LedgerUnavailable):
+        await writer.write(make_entry())
+    monkeypatch.undo()
+    writer._send()
+    await waiting
 
 
 async def test_the_queue_is_bounded(writer: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
