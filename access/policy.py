@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from access.models import Scope
 from access.snapshot import Principal, Snapshot, ToolEntry
 from access.tokens import PREFIX, InvalidToken, claims_of, digest_of
@@ -15,7 +13,7 @@ _ALL_SCOPES = frozenset(Scope.values)
 def principal_of(snapshot: Snapshot, raw: str) -> Principal:
     """Who a bearer token stands for. Raises InvalidToken."""
     principal = snapshot.tokens.get(digest_of(raw)) if raw.startswith(PREFIX) else _session(snapshot, raw)
-    if principal is None or (principal.expires is not None and principal.expires <= time.time()):
+    if principal is None or principal.is_expired():
         raise InvalidToken
     return principal
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+import orjson
 from django.core import signing
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import InterfaceError, OperationalError
@@ -18,6 +19,7 @@ from rest_framework import exceptions, status
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.authentication import SessionAuthentication as DjangoSessionAuthentication
 from rest_framework.pagination import Cursor, CursorPagination
+from rest_framework.parsers import JSONParser
 from rest_framework.permissions import SAFE_METHODS, DjangoModelPermissions
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -27,6 +29,7 @@ from rest_framework.utils.urls import replace_query_param
 from access import tokens
 from access.models import Scope, User
 from audit.caller import REQUEST_ID, address_of
+from tools.nesting import is_writable
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +86,20 @@ class SessionAuthentication(DjangoSessionAuthentication):
     """The admin's session, for the API pages in a browser; CSRF tokens are checked."""
 
 
+class Parser(JSONParser):
+    """JSON as /mcp reads it: strict, and no deeper than can be written again."""
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
+        """The value. Raises ParseError."""
+        try:
+            value = orjson.loads(stream.read())
+        except orjson.JSONDecodeError as error:
+            raise exceptions.ParseError(f"The body is not JSON: {error}") from error
+        if not is_writable(value):
+            raise exceptions.ParseError("The body is nested too deeply, or holds what JSON cannot.")
+        return value
+
+
 # --- What ------------------------------------------------------------------------------------------------------------
 
 
@@ -112,7 +129,8 @@ class ModelPermissions(DjangoModelPermissions):
             return False
         default = Scope.READ if request.method in SAFE_METHODS else Scope.WRITE
         require_scope(request, getattr(view, "required_scope", default))
-        if getattr(request.auth, "toolset_id", None) is not None and not getattr(view, "keeps_to_toolset", False):
+        narrowed = getattr(request.auth, "toolset_id", None) is not None
+        if narrowed and not (request.method in SAFE_METHODS and getattr(view, "keeps_to_toolset", False)):
             raise exceptions.PermissionDenied("This token is narrowed to a toolset.", code="insufficient_scope")
         named = getattr(view, "action_permissions", {}).get(getattr(view, "action", None))
         return bool(request.user.has_perm(named)) if named else super().has_permission(request, view)

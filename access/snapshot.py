@@ -87,6 +87,10 @@ class Principal:
     expires: float | None = None
     token_id: uuid.UUID | None = None
 
+    def is_expired(self) -> bool:
+        """Whether its token's time is over."""
+        return self.expires is not None and self.expires <= time.time()
+
     @classmethod
     def of(cls, member: Member, token: str, scopes: frozenset[str], **more: Any) -> Principal:
         """The member as a caller; `more` are the remaining fields."""

@@ -31,7 +31,7 @@ __all__ = ["Entry", "Ledger", "LedgerUnavailable", "record"]
 logger = logging.getLogger("audit.ledger")
 
 # How long a call may wait for its intent before it is refused, and how long an answer may wait for its record.
-INTENT_SECONDS = 0.2
+INTENT_SECONDS = 0.23
 ANSWER_SECONDS = 5.0
 _QUEUE_LIMIT = 4096
 _BATCH_LIMIT = 128

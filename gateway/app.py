@@ -84,7 +84,7 @@ class Gateway:
         extra: list[tuple[bytes, bytes]] = []
         try:
             visit = self._admit(scope, request_id)
-            status, body = await self._serve(visit, receive)
+            status, body = await self._serve(visit, scope, receive)
         except WireError as error:
             status, body, extra = error.status, wire.error_body(error), http.error_headers(error)
         except Exception:
@@ -109,10 +109,14 @@ class Gateway:
             raise WireError(wire.INVALID_REQUEST, f"There is no toolset {toolset!r} here.", status=404)
         return Visit(snapshot, principal, toolset, headers, address, request_id)
 
-    async def _serve(self, visit: Visit, receive: Receive) -> tuple[int, bytes]:
+    async def _serve(self, visit: Visit, scope: ASGIScope, receive: Receive) -> tuple[int, bytes]:
         message: Message | None = None
         try:
-            message = wire.parse(await http.body_of(receive, visit.headers), visit.headers)
+            body = await http.body_of(receive, visit.headers)
+            if self.feed.current is not visit.snapshot or visit.principal.is_expired():
+                # The body took its time, and the policy or the token did not wait for it.
+                visit = self._admit(scope, visit.request_id)
+            message = wire.parse(body, visit.headers)
             return await self._answer(message, visit)
         except WireError as error:
             if message is not None:

@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 
 from tools.mirrored import value_at
+from tools.nesting import is_writable
 
 MODERN = "2026-07-28"
 LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
@@ -36,6 +37,7 @@ _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _ROUTING = (b"mcp-protocol-version", b"mcp-method", b"mcp-name")
 _SENTINEL = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
 _LONGEST_ID = 256
+_MOST_LEVELS = 240
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 Id = str | int | None
@@ -99,6 +101,9 @@ def parse(body: bytes, headers: Headers) -> Message:
         message = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise WireError(PARSE_ERROR, f"The body is not JSON: {error}") from error
+    # Only a body with many brackets can be deep.
+    if body.count(b"[") + body.count(b"{") > _MOST_LEVELS and not is_writable(message):
+        raise WireError(PARSE_ERROR, f"The body is nested more than {_MOST_LEVELS} levels deep.")
     if isinstance(message, list):
         raise WireError(INVALID_REQUEST, "Batches are not supported: send one message in each request.")
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
@@ -132,7 +137,7 @@ def _message(message: dict[str, Any], identifier: Id, headers: Headers) -> Messa
     header = _header(headers, b"mcp-protocol-version")
     if header in LEGACY or (header is None and not (isinstance(meta, dict) and _VERSION_KEY in meta)):
         if isinstance(meta, dict) and meta.get(_VERSION_KEY, header) != header:
-            raise WireError(HEADER_MISMATCH, f"The header says revision {header}, the body {meta[_VERSION_KEY]!r}.")
+            raise WireError(HEADER_MISMATCH, f"The header says revision {header}, the body another one.")
         return Message(method, params, identifier, False, header or _ASSUMED, _client(params.get("clientInfo")))
     return _modern(method, params, meta, identifier, header, headers)
 
@@ -149,7 +154,7 @@ def _modern(
         if header is None:
             raise WireError(HEADER_MISMATCH, "The header MCP-Protocol-Version is missing.")
         if header != version:
-            raise WireError(HEADER_MISMATCH, f"The header says revision {header}, the body {version}.")
+            raise WireError(HEADER_MISMATCH, f"The header says revision {header}, the body {version[:40]}.")
     if header != MODERN:
         data = {"supported": [MODERN, *LEGACY], "requested": header}
         raise WireError(UNSUPPORTED_VERSION, f"Revision {header} is not supported.", data=data)
@@ -215,7 +220,8 @@ def _header(headers: Headers, name: bytes) -> str | None:
 def _client(info: Any) -> str | None:
     if not isinstance(info, dict) or not isinstance(info.get("name"), str):
         return None
-    return f"{info['name']} {info.get('version', '')}"[:200].strip()
+    version = info.get("version")
+    return f"{info['name'][:150]} {version[:50] if isinstance(version, str) else ''}".strip()
 
 
 def result_body(identifier: Id, result: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Any
 
@@ -18,6 +19,7 @@ from gateway.tests.conftest import (
     Company,
     FakeConnector,
     call,
+    in_thread,
     legacy_call,
     make_tool,
     modern,
@@ -196,8 +198,6 @@ def test_header_values_are_decoded_as_the_official_sdk_does(value: str) -> None:
 
 
 async def test_mirrored_arguments_must_agree_with_their_headers(gateway: Gateway, company: Company) -> None:
-    from gateway.tests.conftest import in_thread
-
     schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
 
     def add() -> None:
@@ -232,8 +232,6 @@ async def test_a_body_over_the_limit_is_refused_whatever_its_length_header_says(
 async def test_five_hundred_tools_are_listed_in_one_page_from_prepared_bytes(
     gateway: Gateway, company: Company
 ) -> None:
-    from gateway.tests.conftest import in_thread
-
     def add() -> None:
         from access.models import Grant
 
@@ -279,3 +277,81 @@ async def test_an_upstream_cannot_speak_in_our_name(
     assert "mcpsite/code" not in meta
     assert "mcpsite/other" not in meta
     assert meta["theirs/own"] == 2
+
+
+async def test_a_body_too_deep_to_be_written_again_is_refused(gateway: Gateway, company: Company) -> None:
+    deep: Any = "x"
+    for _ in range(300):
+        deep = [deep]
+    body = modern("tools/call", {"name": "echo", "arguments": {}})
+    raw = orjson.dumps(body).replace(b'"arguments":{}', b'"arguments":{"text":' + b"[" * 300 + b"]" * 300 + b"}")
+    reply = await post(gateway, raw, company.token)
+    assert (reply.status, reply.error["code"]) == (400, -32700)
+    odd = b'{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","clientInfo":'
+    odd += b'{"name":"x","version":[[1]]}}}'
+    assert (await post(gateway, odd, company.token)).status == 200
+
+
+async def test_a_result_too_deep_to_be_written_is_on_record(
+    gateway: Gateway, company: Company, outside: FakeConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep: Any = "x"
+    for _ in range(300):
+        deep = [deep]
+
+    async def answer(*_: Any) -> Result:
+        return Result({"content": [], "structuredContent": deep}, False)
+
+    monkeypatch.setattr(outside, "call", answer)
+    reply = await call(gateway, company.token, "write")
+    assert "result" in reply.json, reply.body
+    assert reply.result["isError"] is True
+    assert [record.code for record in await records(reply)] == ["intended", "bad_upstream_answer"]
+
+
+async def test_a_body_that_comes_late_is_served_under_the_policy_of_then(gateway: Gateway, company: Company) -> None:
+    from access.models import ApiToken
+
+    raw = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+    sent = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+    sent.append((b"authorization", f"Bearer {company.token}".encode()))
+    sent.append((b"content-length", str(len(raw)).encode()))
+    scope = {"type": "http", "method": "POST", "path": "/mcp", "client": ("192.0.2.7", 1), "headers": sent}
+    events: list[Any] = []
+    last = asyncio.Event()
+    parts = iter([raw[:5], raw[5:]])
+
+    async def receive() -> Any:
+        part = next(parts)
+        if part != raw[:5]:
+            await last.wait()
+        return {"type": "http.request", "body": part, "more_body": part == raw[:5]}
+
+    async def send(event: Any) -> None:
+        events.append(event)
+
+    held = asyncio.create_task(gateway(scope, receive, send))
+    await asyncio.sleep(0)
+    before = gateway.feed.snapshot
+    await in_thread(lambda: ApiToken.objects.update(revoked_at="2026-01-01T00:00Z"))
+    await until(lambda: gateway.feed.snapshot is not before)
+    last.set()
+    await held
+    assert events[0]["status"] == 401
+
+
+async def test_refusals_are_bounded_and_counted(gateway: Gateway, company: Company, settings: Any) -> None:
+    settings.CALLS_PER_MINUTE = 2
+    replies = [await call(gateway, company.token, "absent") for _ in range(4)]
+    assert [reply.status for reply in replies] == [400, 400, 200, 200]
+    assert replies[3].result["_meta"]["mcpsite/code"] == "too_many_refusals"
+    assert gateway.pipeline.refusals._unrecorded == {company.user.pk: 2}
+
+
+async def test_large_arguments_of_a_refused_call_are_committed_to_but_not_kept(
+    gateway: Gateway, company: Company
+) -> None:
+    reply = await call(gateway, company.token, "absent", {"text": "x" * 100_000})
+    (record,) = await records(reply)
+    assert record.args_commit is not None
+    assert len(record.ct or b"") < 200
