@@ -52,6 +52,7 @@ class Gateway:
         self.budgets = Budgets(settings.REDIS_URL, settings.WEB_WORKERS)
         self.pipeline = Pipeline(lambda: self.feed.current, self.ledger, self.budgets, self.connectors.of)
         self.doorman = Doorman(conninfo, self.ledger)
+        self.intake = http.Intake()
 
     def _swapped(self, snapshot: Snapshot) -> None:
         self.connectors.replace(snapshot)
@@ -112,7 +113,7 @@ class Gateway:
     async def _serve(self, visit: Visit, scope: ASGIScope, receive: Receive) -> tuple[int, bytes]:
         message: Message | None = None
         try:
-            body = await http.body_of(receive, visit.headers)
+            body = await self.intake.body_of(receive, visit.headers)
             if self.feed.current is not visit.snapshot or visit.principal.is_expired():
                 # The body took its time, and the policy or the token did not wait for it.
                 visit = self._admit(scope, visit.request_id)

@@ -21,6 +21,8 @@ _PATH = re.compile(r"/mcp(?:/([a-z0-9][a-z0-9-]{0,47}))?/?")
 _JSON = (b"content-type", b"application/json")
 # A body may drip in, but not for ever.
 _BODY_SECONDS = 30.0
+# Bodies that are still coming in, in one process together.
+_MOST_HELD = 64 * 1024 * 1024
 
 
 def toolset_of(scope: ASGIScope) -> str | None:
@@ -52,36 +54,49 @@ def _is_served(host: str) -> bool:
     return validate_host(split_domain_port(host)[0], settings.ALLOWED_HOSTS)
 
 
-async def body_of(receive: Receive, headers: Headers) -> bytes:
-    """The whole body, within the limits of size and time. Raises WireError (413, 408, 400)."""
-    length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length[:20]) > settings.MCP_MAX_BODY_BYTES:
-        raise _too_large()
-    event = await receive() if length != b"0" else None
-    if event is not None and not event.get("more_body") and event["type"] == "http.request":
-        return bytes(event.get("body", b""))
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            return await _dripped(receive, event)
-    except TimeoutError as error:
-        message = f"The body did not come within {_BODY_SECONDS:g} s."
-        raise WireError(wire.INVALID_REQUEST, message, status=408) from error
+class Intake:
+    """Takes bodies in, within limits of size and time for each, and of size for all that are under way."""
 
+    def __init__(self) -> None:
+        self._held = 0
 
-async def _dripped(receive: Receive, event: MutableMapping[str, Any] | None) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        event = event or await receive()
-        if event["type"] == "http.disconnect":
-            raise WireError(wire.INVALID_REQUEST, "The client left before its request was complete.")
-        chunks.append(event.get("body", b""))
-        size += len(chunks[-1])
-        if size > settings.MCP_MAX_BODY_BYTES:
+    async def body_of(self, receive: Receive, headers: Headers) -> bytes:
+        """The whole body. Raises WireError (413, 408, 503, 400)."""
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length[:20]) > settings.MCP_MAX_BODY_BYTES:
             raise _too_large()
-        if not event.get("more_body"):
-            return b"".join(chunks)
-        event = None
+        event = await receive() if length != b"0" else None
+        if event is not None and not event.get("more_body") and event["type"] == "http.request":
+            return bytes(event.get("body", b""))
+        chunks: list[bytes] = []
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                await self._take(chunks, receive, event)
+        except TimeoutError as error:
+            message = f"The body did not come within {_BODY_SECONDS:g} s."
+            raise WireError(wire.INVALID_REQUEST, message, status=408) from error
+        finally:
+            self._held -= sum(map(len, chunks))
+        return b"".join(chunks)
+
+    async def _take(self, chunks: list[bytes], receive: Receive, event: MutableMapping[str, Any] | None) -> None:
+        size = 0
+        while True:
+            event = event or await receive()
+            if event["type"] == "http.disconnect":
+                raise WireError(wire.INVALID_REQUEST, "The client left before its request was complete.")
+            chunk = event.get("body", b"")
+            chunks.append(chunk)
+            size += len(chunk)
+            self._held += len(chunk)
+            if size > settings.MCP_MAX_BODY_BYTES:
+                raise _too_large()
+            if self._held > _MOST_HELD:
+                message = "Too many large requests are under way. Try again in a few seconds."
+                raise WireError(wire.UNAVAILABLE, message, status=503, retry_after=5)
+            if not event.get("more_body"):
+                return
+            event = None
 
 
 def _too_large() -> WireError:

@@ -12,7 +12,7 @@ import pytest
 from django.db import transaction
 from mcp.shared import inbound
 
-from gateway import wire
+from gateway import http, wire
 from gateway.app import Gateway
 from gateway.tests.conftest import (
     META,
@@ -355,3 +355,28 @@ async def test_large_arguments_of_a_refused_call_are_committed_to_but_not_kept(
     (record,) = await records(reply)
     assert record.args_commit is not None
     assert len(record.ct or b"") < 200
+
+
+async def test_bodies_under_way_are_bounded_together(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_MOST_HELD", 1000)
+    go = asyncio.Event()
+
+    def dripping(size: int) -> Any:
+        parts = iter([b"x" * size, b"y"])
+
+        async def receive() -> Any:
+            part = next(parts)
+            if part == b"y":
+                await go.wait()
+            return {"type": "http.request", "body": part, "more_body": part != b"y"}
+
+        return receive
+
+    first = asyncio.create_task(gateway.intake.body_of(dripping(900), {b"content-length": b"901"}))
+    await asyncio.sleep(0)
+    with pytest.raises(WireError) as caught:
+        await gateway.intake.body_of(dripping(900), {b"content-length": b"901"})
+    assert caught.value.status == 503
+    go.set()
+    assert len(await first) == 901
+    assert gateway.intake._held == 0
