@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
 from typing import Any
 
 from django.conf import settings
@@ -50,6 +51,7 @@ def check(scope: ASGIScope, headers: Headers) -> None:
         raise WireError(wire.INVALID_REQUEST, "The answer is application/json: accept it.", status=406)
 
 
+@lru_cache(64)
 def _is_served(host: str) -> bool:
     return validate_host(split_domain_port(host)[0], settings.ALLOWED_HOSTS)
 

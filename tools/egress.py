@@ -158,7 +158,7 @@ class Egress:
             resolver=_Resolver(self),
             limit=limit,
             ttl_dns_cache=10,
-            keepalive_timeout=60,
+            keepalive_timeout=4,
         )
 
     def _socket(self, info: AddrInfoType) -> socket.socket:
