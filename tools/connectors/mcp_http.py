@@ -4,63 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-import orjson
 from yarl import URL
 
 from tools.connectors.base import ConnectorError
 from tools.connectors.limits import events, read_capped
+from tools.connectors.mcp_core import Estranged, Greeting, McpTool, SessionEnded, declined, parsed, result_of, written
+from tools.connectors.mcp_headers import headers_of
 from tools.egress import EgressDenied
 
-_METHOD_NOT_FOUND = -32601
 # Of one stream: what a server may ask of its client before we stop listening, and how long its end is waited for.
 _MOST_REQUESTS, _DRAIN_SECONDS = 16, 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """What was agreed with the server. `headers` go with every request."""
-
-    modern: bool
-    headers: Mapping[str, str]
-    revision: str
-    server: str = "unnamed server"
-
-
-class RpcError(Exception):
-    """The server answered with a JSON-RPC error."""
-
-    def __init__(self, error: dict[str, Any]) -> None:
-        self.code = error.get("code")
-        self.message = str(error.get("message", ""))[:500]
-        super().__init__(f"{self.message} ({str(self.code)[:20]})")
-
-
-class HttpError(ConnectorError):
-    """The server answered with an HTTP status that carries no JSON-RPC."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(code="upstream_http_error", message=_about_status(status))
-        self.status = status
-
-
-def _about_status(status: int) -> str:
-    if status in (401, 403):
-        return f"The upstream does not accept the credentials (HTTP status {status})."
-    if 300 <= status < 400:
-        return f"The upstream answered with a redirect (HTTP status {status}), which is not followed."
-    return f"The upstream answered with HTTP status {status}."
-
-
-class SessionEnded(ConnectorError):
-    """The server does not know the session, so it has not looked at the request."""
-
-    def __init__(self) -> None:
-        super().__init__("upstream_unavailable", "The upstream ended its session.", sent=False)
+# What a session id may hold (MCP 2025-11-25, transports, "Session Management").
+_SESSION_ID = re.compile(r"[\x21-\x7e]{1,1024}")
 
 
 class Upstream:
@@ -95,17 +55,23 @@ class Upstream:
     # --- Messages -----------------------------------------------------------------------------------------------------
 
     async def exchange(
-        self, greeting: Greeting, method: str, params: dict[str, Any], extra: dict[str, str]
+        self, greeting: Greeting, method: str, params: dict[str, Any], tool: McpTool | None = None
     ) -> tuple[dict[str, Any], str | None]:
         """The result, and the session id that came with it. Raises RpcError and ConnectorError; keeps no deadline."""
         self._ids += 1
         message = {"jsonrpc": "2.0", "id": self._ids, "method": method, "params": params}
+        extra = headers_of(method, params, tool) if greeting.modern else {}
         answer, session = await self._post(message, self._ids, greeting, extra)
-        if isinstance(error := answer.get("error"), dict):
-            raise RpcError(error)
-        if not isinstance(result := answer.get("result"), dict):
-            raise ConnectorError("bad_upstream_answer", "The upstream's answer has neither result nor error.")
-        return result, session
+        return result_of(answer), session
+
+    def agreed(self, revision: str, session: str | None, server: str) -> Greeting:
+        """The greeting of an older revision: its headers name the revision and the session."""
+        headers = {"MCP-Protocol-Version": revision}
+        if session is not None:
+            if not _SESSION_ID.fullmatch(session):
+                raise ConnectorError("bad_upstream_answer", "The upstream's session id is not one.")
+            headers["Mcp-Session-Id"] = session
+        return Greeting(False, headers, revision, server)
 
     async def notify(self, method: str, greeting: Greeting) -> None:
         """Send a notification."""
@@ -115,10 +81,7 @@ class Upstream:
         self, message: dict[str, Any], identifier: int | None, greeting: Greeting, extra: dict[str, str]
     ) -> tuple[dict[str, Any], str | None]:
         headers = {**self._headers, **greeting.headers, **extra}
-        try:
-            body = orjson.dumps(message)
-        except orjson.JSONEncodeError as error:
-            raise ConnectorError("invalid_arguments", "The arguments cannot be written as JSON.", sent=False) from error
+        body = written(message)
         try:
             response = await self._http().post(self._url, data=body, headers=headers, allow_redirects=False)
             try:
@@ -162,9 +125,9 @@ class Upstream:
         if response.content_type == "text/event-stream" and response.status < 300:
             return await self._from_stream(response, identifier, greeting)
         body = await read_capped(response)
-        answer = _parsed(body) if response.content_type == "application/json" else None
+        answer = parsed(body) if response.content_type == "application/json" else None
         if response.status >= 300 and not (answer and "error" in answer):
-            raise HttpError(response.status)
+            raise _http_error(response.status)
         if answer is None or not _answers(answer, identifier):
             raise ConnectorError("bad_upstream_answer", "The upstream's answer is not the JSON-RPC answer to the call.")
         return answer
@@ -175,7 +138,7 @@ class Upstream:
         """The answer with this id out of an event stream (HTML standard, "Server-sent events")."""
         asked = 0
         async for data in events(response):
-            message = _parsed(data)
+            message = parsed(data)
             if message is None:
                 continue
             if "method" not in message and _answers(message, identifier):
@@ -191,14 +154,9 @@ class Upstream:
 
     async def _reply(self, request: dict[str, Any], greeting: Greeting) -> None:
         """Say no to what the server asks of a client, so that it does not wait."""
-        message: dict[str, Any] = {"jsonrpc": "2.0", "id": request["id"]}
-        if request["method"] == "ping":
-            message["result"] = {}
-        else:
-            message["error"] = {"code": _METHOD_NOT_FOUND, "message": "The client did not declare this capability."}
         with contextlib.suppress(ConnectorError, TimeoutError):  # The call goes on without it.
             async with asyncio.timeout(5):
-                await self._post(message, None, greeting, {})
+                await self._post(declined(request), None, greeting, {})
 
     def _let_go(self, response: aiohttp.ClientResponse) -> None:
         """Give the connection back. A stream ends a little after its answer: without that end it would be lost."""
@@ -232,12 +190,18 @@ def _not_connected(error: aiohttp.ClientConnectorError) -> ConnectorError:
     return ConnectorError("upstream_unavailable", "The upstream cannot be reached.", retryable=True, sent=False)
 
 
-def _parsed(body: bytes) -> dict[str, Any] | None:
-    try:
-        message = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return message if isinstance(message, dict) else None
+def _http_error(status: int) -> ConnectorError:
+    """The server answered with an HTTP status that carries no JSON-RPC."""
+    error = Estranged if status in (400, 404, 405) else ConnectorError
+    return error(code="upstream_http_error", message=_about_status(status))
+
+
+def _about_status(status: int) -> str:
+    if status in (401, 403):
+        return f"The upstream does not accept the credentials (HTTP status {status})."
+    if 300 <= status < 400:
+        return f"The upstream answered with a redirect (HTTP status {status}), which is not followed."
+    return f"The upstream answered with HTTP status {status}."
 
 
 def _answers(message: dict[str, Any], identifier: int | None) -> bool:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import orjson
 import psycopg
@@ -63,12 +63,12 @@ class SqlOptions(Options):
 class SqlConnector(Connector):
     """One PostgreSQL database: one pool of connections in each process."""
 
-    kind: ClassVar[str] = "sql"
-    label: ClassVar[str] = "PostgreSQL database"
-    description: ClassVar[str] = "Statements that you write, as read-only tools with typed parameters."
-    Options: ClassVar[type[Options]] = SqlOptions
-    ToolSpec: ClassVar[type[Spec]] = SqlTool
-    discovers: ClassVar[bool] = False
+    kind = "sql"
+    label = "PostgreSQL database"
+    description = "Statements that you write, as read-only tools with typed parameters."
+    Options = SqlOptions
+    ToolSpec = SqlTool
+    discovers = False
 
     def __init__(self, source: Source, egress: Egress) -> None:
         super().__init__(source, egress)

@@ -22,7 +22,9 @@ from pydantic import Field, ValidationError
 
 from tools.connectors import limits
 from tools.connectors.base import ConnectorError, Context, Source
-from tools.connectors.mcp import McpConnector, McpOptions, McpTool, header_value
+from tools.connectors.mcp import McpConnector, McpOptions
+from tools.connectors.mcp_headers import MirroringTool as McpTool
+from tools.connectors.mcp_headers import header_value
 from tools.definitions import named
 from tools.egress import Egress, Rule
 from tools.mirrored import dotted, undotted
@@ -535,6 +537,9 @@ ANSWERS: dict[str, tuple[Answer, str]] = {
     "result is a list": (result_with([]), "bad_upstream_answer"),
     "no content": (result_with({}), "bad_upstream_answer"),
     "content is a text": (result_with({"content": "x"}), "bad_upstream_answer"),
+    "isError is a text": (result_with({"content": [], "isError": "yes"}), "bad_upstream_answer"),
+    "isError is a number": (result_with({"content": [], "isError": 1}), "bad_upstream_answer"),
+    "isError is null": (result_with({"content": [], "isError": None}), "bad_upstream_answer"),
     "asks for input": (result_with({"resultType": "input_required", "content": []}), "unsupported_result"),
     "text/plain": (always(lambda m: web.Response(text=json.dumps({"id": m["id"], "result": GOOD_RESULT}))),
                    "bad_upstream_answer"),

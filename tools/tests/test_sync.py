@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tools.connectors.base import ConnectorError, Offer
-from tools.connectors.mcp import McpConnector, _offer
+from tools.connectors.mcp import McpConnector
 from tools.models import DataSource, EgressRule, Tool
 from tools.sync import check_source, egress_now, sync_source
 
@@ -28,7 +28,7 @@ def offered(monkeypatch):
 
     def use(*definitions: dict[str, Any]) -> None:
         async def discover(self: McpConnector) -> list[Offer]:
-            return [_offer(definition) for definition in definitions]
+            return [self._offer(definition) for definition in definitions]
 
         monkeypatch.setattr(McpConnector, "discover", discover)
 

@@ -8,7 +8,7 @@ from typing import Any
 from django.db import connections
 
 from tools.connectors.base import Offer
-from tools.connectors.mcp import McpConnector, _offer
+from tools.connectors.mcp import McpConnector
 from tools.models import DataSource, Tool
 from tools.sync import sync_source
 from tools.tests.test_sync import make_definition, make_source
@@ -19,7 +19,7 @@ def test_two_synchronisations_at_once_make_one_version_of_each_tool(committed_db
 
     async def discover(self: McpConnector) -> list[Offer]:
         both.wait()
-        return [_offer(make_definition(f"t{n}")) for n in range(5)]
+        return [self._offer(make_definition(f"t{n}")) for n in range(5)]
 
     monkeypatch.setattr(McpConnector, "discover", discover)
     source = make_source()
