@@ -22,6 +22,7 @@ from access.models import Grant, Role, ServiceAccount, User
 from access.pages import LoginForm, after_password_change
 from access.privileges import assignable_groups, assignable_permissions, keep_a_superuser, may_edit_role, may_manage
 from access.reach import Reach, reach_of_role, reach_of_user
+from audit.bulk import BulkAdmin, bulk_action
 from audit.changes import stored
 from audit.doors import RecordedAdmin
 from audit.theme import BaseTabularInline, badge, display
@@ -88,11 +89,30 @@ class ServiceAccountForm(KeepsASuperuser, forms.ModelForm):  # type: ignore[type
     """A program."""
 
 
-class ManagedUsers(RecordedAdmin):
+class ManagedUsers(BulkAdmin):
     """What the admins of people and of programs share: nobody gives what they do not have."""
 
     privileged = ("is_superuser", "is_staff", "user_permissions")
     history_of = ("access.ApiToken",)
+    actions = ("activate", "deactivate")
+
+    @bulk_action("Switch on", consequence="They can log in, and their tokens that are not revoked count again.")
+    def activate(self, request: HttpRequest, user: User, given: Any) -> None:
+        """Back in."""
+        user.is_active = True
+
+    @bulk_action("Switch off", danger=True, consequence="Within a second they are logged out and their tokens refused.")
+    def deactivate(self, request: HttpRequest, user: User, given: Any) -> None:
+        """Out, but not oneself: nobody should lock themselves out by a wide selection."""
+        if user.pk == request.user.pk:
+            raise ValidationError("This is you.")
+        user.is_active = False
+
+    def save_bulk(self, request: HttpRequest, obj: models.Model) -> None:
+        """As for any object; the last superuser stays."""
+        if isinstance(obj, User) and not obj.is_active:
+            keep_a_superuser([obj])
+        super().save_bulk(request, obj)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Only users who hold no more than the editor."""

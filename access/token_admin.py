@@ -9,8 +9,7 @@ from django import forms
 from django.contrib import admin, messages
 from django.core.cache import cache
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
-from django.db.models import QuerySet
+from django.db import models, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -26,15 +25,16 @@ from access import tokens
 from access.login import record_token
 from access.models import ApiToken, RevokedSession, Scope, User
 from access.privileges import may_manage
+from audit.bulk import BulkAdmin, bulk_action
 from audit.changes import differences, stored
-from audit.doors import ReadOnlyAdmin, RecordedAdmin
+from audit.doors import ReadOnlyAdmin
 from audit.theme import action, badge, display
 
 _FORM_REMEMBERED = 24 * 3600
 
 
 @admin.register(ApiToken)
-class ApiTokenAdmin(RecordedAdmin):
+class ApiTokenAdmin(BulkAdmin):
     """Tokens: made here, shown once, then only listed and revoked."""
 
     list_display = ("prefix", "name", "user", "scope_list", "toolset", "state", "expires_at", "last_used")
@@ -151,18 +151,24 @@ class ApiTokenAdmin(RecordedAdmin):
         messages.success(request, f"The token {token} is revoked.")
         return HttpResponse(headers={"HX-Redirect": reverse("admin:access_apitoken_change", args=(object_id,))})
 
-    @admin.action(description="Revoke the selected tokens", permissions=["revoke"])
-    def revoke_selected(self, request: HttpRequest, queryset: QuerySet[ApiToken]) -> HttpResponse:
+    @bulk_action(
+        "Revoke",
+        permission="revoke",
+        danger=True,
+        consequence="Whoever uses them is refused within a second. This cannot be undone.",
+    )
+    def revoke_selected(self, request: HttpRequest, token: ApiToken, given: Any) -> None:
         """End them now, all or none."""
-        with transaction.atomic():
-            for token in queryset.select_related("user"):
-                revoke_token(request, token)
-        messages.success(request, "The selected tokens are revoked.")
-        return HttpResponseRedirect(request.get_full_path())
+        token.revoked_at = token.revoked_at or timezone.now()
+
+    def save_bulk(self, request: HttpRequest, obj: models.Model) -> None:
+        """By the verb that a single token is revoked with."""
+        revoke_token(request, ApiToken.objects.get(pk=obj.pk))
 
     def has_revoke_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Django's permission to change tokens."""
-        return request.user.has_perm("access.change_apitoken")
+        """Django's permission to change tokens, as long as the token's user may be managed."""
+        allowed = request.user.has_perm("access.change_apitoken")
+        return allowed and (not isinstance(obj, ApiToken) or may_manage(request.user, obj.user))
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
         """No button where nothing is left to revoke."""

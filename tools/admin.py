@@ -6,6 +6,7 @@ import json
 from typing import Any, cast
 
 import orjson
+from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.postgres.fields import ArrayField
@@ -21,8 +22,9 @@ from unfold.contrib.filters.admin import (  # type: ignore[import-untyped]
     ChoicesDropdownFilter,
     RelatedDropdownFilter,
 )
-from unfold.widgets import UnfoldAdminTextInputWidget  # type: ignore[import-untyped]
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget  # type: ignore[import-untyped]
 
+from audit.bulk import BulkAdmin, bulk_action
 from audit.changes import record_event
 from audit.doors import RecordedAdmin
 from audit.models import Record
@@ -31,7 +33,7 @@ from tools.connectors.base import ConnectorError
 from tools.connectors.registry import connector_class, kinds
 from tools.definitions import DefinitionRefused, publish
 from tools.forms import CLEAR, PREFIX, source_form, tool_form
-from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion
+from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion, tag
 from tools.sync import SyncOutcome, check_source, sync_source
 
 EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
@@ -51,13 +53,14 @@ def _declared(form: type[Any]) -> list[str]:
 
 
 @admin.register(DataSource)
-class DataSourceAdmin(RecordedAdmin):
+class DataSourceAdmin(BulkAdmin):
     """Data sources: choose a kind, fill in what its connector declares, test, synchronise."""
 
     list_display = ("name", "kind_label", "state", "checked", "checked_at", "synced_at", "tool_count")
     list_filter = (("enabled", BooleanRadioFilter), ("check_ok", BooleanRadioFilter))
     search_fields = ("name", "description")
     ordering = ("name",)
+    actions = ("switch_on", "switch_off")
     actions_detail = ("test_connection", "synchronise")
     readonly_fields = ("kind_label", "checked", "checked_at", "check_message", "synced_at", "shown_options")
     history_of = ("tools.Tool",)
@@ -117,6 +120,18 @@ class DataSourceAdmin(RecordedAdmin):
         return request.user.has_perm("tools.sync_datasource")
 
     # --- Buttons ------------------------------------------------------------------------------------------------------
+
+    @bulk_action("Switch on", consequence="Their tools that are on can be called again within a second.")
+    def switch_on(self, request: HttpRequest, source: DataSource, given: Any) -> None:
+        """Back into service."""
+        source.enabled = True
+
+    @bulk_action(
+        "Switch off", consequence="Within a second all their tools look as if they did not exist.", danger=True
+    )
+    def switch_off(self, request: HttpRequest, source: DataSource, given: Any) -> None:
+        """Out of service."""
+        source.enabled = False
 
     @action(
         description="Test connection",
@@ -248,8 +263,20 @@ class VersionInline(BaseTabularInline):
         return request.user.has_perm("tools.view_tool")
 
 
+class EffectForm(forms.Form):
+    """Which effect."""
+
+    effect = forms.ChoiceField(choices=Tool.Effect.choices, widget=UnfoldAdminSelectWidget())
+
+
+class TagForm(forms.Form):
+    """Which tag."""
+
+    tag = forms.CharField(max_length=32, validators=[tag], widget=UnfoldAdminTextInputWidget())
+
+
 @admin.register(Tool)
-class ToolAdmin(RecordedAdmin):
+class ToolAdmin(BulkAdmin):
     """Tools: what they may do, how they are tagged, and, for those written by hand, what they are."""
 
     list_display = ("name", "title", "effect_badge", "state", "source", "tag_list", "updated_at")
@@ -264,6 +291,7 @@ class ToolAdmin(RecordedAdmin):
     readonly_fields = ("source_name", "definition", "updated_at", "shown_spec")
     formfield_overrides = {ArrayField: {"widget": UnfoldAdminTextInputWidget}}
     inlines = (VersionInline,)
+    actions = ("switch_on", "switch_off", "set_effect", "add_tag")
     history_of = ("access.Grant",)
     empty_icon = "build"
     empty_title = "No tools yet"
@@ -316,6 +344,36 @@ class ToolAdmin(RecordedAdmin):
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         """No versions before the first."""
         return () if obj is None else self.inlines
+
+    @bulk_action("Switch on", consequence="Whoever is granted them can call them within a second.")
+    def switch_on(self, request: HttpRequest, tool: Tool, given: Any) -> None:
+        """Into service."""
+        tool.enabled = True
+
+    @bulk_action("Switch off", consequence="Within a second they look as if they did not exist.", danger=True)
+    def switch_off(self, request: HttpRequest, tool: Tool, given: Any) -> None:
+        """Out of service."""
+        tool.enabled = False
+
+    @bulk_action(
+        "Set the effect of",
+        button="Set effect",
+        form=EffectForm,
+        consequence="Calls of tools that write or destroy leave an intent in the ledger before they start.",
+    )
+    def set_effect(self, request: HttpRequest, tool: Tool, given: Any) -> None:
+        """What calling them does."""
+        tool.effect = given["effect"]
+
+    @bulk_action(
+        "Add a tag to",
+        button="Add tag",
+        form=TagForm,
+        consequence="Every role with a grant for the tag can call them within a second.",
+    )
+    def add_tag(self, request: HttpRequest, tool: Tool, given: Any) -> None:
+        """For grants by tag."""
+        tool.tags = [*tool.tags, *({given["tag"]} - set(tool.tags))]
 
     def settle(self, request: HttpRequest, obj: models.Model) -> None:
         """Publish what was saved, so that the record tells of the new definition too."""

@@ -309,7 +309,10 @@ def test_a_token_is_revoked_by_its_button_and_by_selection():
     assert client.get(url).status_code == 200
     assert ApiToken.objects.get(pk=first.pk).revoked_at is None
     client.post(url, {"_form_submitted": "1"})
-    client.post("/admin/access/apitoken/", {"action": "revoke_selected", "_selected_action": [second.pk]})
+    selected = {"action": "revoke_selected", "_selected_action": [second.pk]}
+    assert "Revoke 1 API token?" in client.post("/admin/access/apitoken/", selected).content.decode()
+    assert ApiToken.objects.get(pk=second.pk).revoked_at is None
+    client.post("/admin/access/apitoken/", {**selected, "confirmed": "yes"})
     assert not ApiToken.objects.filter(revoked_at=None).exists()
     assert Record.objects.filter(code="token_revoked").count() >= 2
 
@@ -322,12 +325,8 @@ def test_staff_cannot_make_or_revoke_tokens_of_users_who_hold_more():
     assert client.post("/admin/access/apitoken/add/", form).context["errors"]
     url = reverse("admin:access_apitoken_revoke", args=(token.pk,))
     assert client.post(url, {"_form_submitted": "1"}).status_code == 403
-    assert (
-        client.post(
-            "/admin/access/apitoken/", {"action": "revoke_selected", "_selected_action": [token.pk]}
-        ).status_code
-        == 403
-    )
+    selected = {"action": "revoke_selected", "_selected_action": [token.pk], "confirmed": "yes"}
+    client.post("/admin/access/apitoken/", selected)
     assert ApiToken.objects.get().revoked_at is None
 
 
