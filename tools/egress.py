@@ -1,9 +1,9 @@
 """Where connectors may connect: the one gate for every outgoing connection.
 
 An address outside is allowed. An address inside (loopback, link-local, private, shared, reserved, multicast, and IPv6
-forms that carry one of these) is refused unless a rule of an administrator names it. A name is resolved once, all of
-its addresses are checked where the socket is made, and the connection goes to a checked address, so that a second
-answer of the resolver cannot lead elsewhere. HTTP clients use no proxy of the environment and follow no redirect.
+forms that carry one of these) is refused unless a rule of an administrator names it. A name is resolved once for each
+connection, all of its addresses are checked, and the connection is made to a checked address, so that a second answer
+of the resolver cannot lead elsewhere. HTTP clients use no proxy of the environment and follow no redirect.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.connector import AddrInfoType
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -151,21 +147,6 @@ class Egress:
             self.check_address(address, port)
         return addresses
 
-    def http_connector(self, limit: int) -> aiohttp.TCPConnector:
-        """A pool of HTTP connections, `limit` at the most, whose sockets are made for checked addresses only."""
-        return aiohttp.TCPConnector(
-            socket_factory=self._socket,
-            resolver=_Resolver(self),
-            limit=limit,
-            ttl_dns_cache=10,
-            keepalive_timeout=4,
-        )
-
-    def _socket(self, info: AddrInfoType) -> socket.socket:
-        family, kind, protocol, _, address = info
-        self.check_address(str(address[0]), int(address[1]))
-        return socket.socket(family=family, type=kind, proto=protocol)
-
 
 async def lookup(host: str, port: int) -> list[str]:
     """The addresses that the system's resolver knows for `host`."""
@@ -175,29 +156,3 @@ async def lookup(host: str, port: int) -> list[str]:
 
 def _place(address: IPAddress, port: int) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
-
-
-class _Resolver(AbstractResolver):
-    """Refuses a name as a whole, with the reason, when one of its addresses is refused."""
-
-    def __init__(self, egress: Egress) -> None:
-        self._egress = egress
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Addresses that may be reached."""
-        return [
-            ResolveResult(
-                hostname=host,
-                host=address,
-                port=port,
-                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-                proto=0,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for address in await self._egress.resolve(host, port)
-        ]
-
-    async def close(self) -> None:
-        """There is nothing to close."""

@@ -23,9 +23,8 @@ ROOMS: dict[str, dict[str, str]] = {
         "mcpsite/demo/*": "the demo's upstream is made with the official server",
     },
     "langchain*": {"agents/*": "what asks on its own"},
-    "sqlalchemy aiohttp httpx* requests": {
+    "sqlalchemy aiohttp httptools httpx* requests": {
         "tools/connectors/*": "talk to the outside world",
-        "tools/egress.py": "makes the sockets for HTTP clients",
         "mcpsite/first_call.py": "the official client is given its HTTP client",
     },
     "psycopg psycopg_pool psycopg2": {

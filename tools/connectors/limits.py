@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import aiohttp
 from django.conf import settings
 
 from tools.connectors.base import ConnectorError
@@ -12,30 +11,11 @@ from tools.connectors.base import ConnectorError
 MAX_RESULT_BYTES: int = settings.MAX_RESULT_BYTES
 
 
-async def read_capped(response: aiohttp.ClientResponse) -> bytes:
-    """The whole body, or ConnectorError `result_too_large` as soon as it is over the limit."""
-    length = response.content_length
-    if length is not None:
-        if length > MAX_RESULT_BYTES:
-            raise _too_large(response)
-        return await response.read()
-    chunks, size = [], 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > MAX_RESULT_BYTES:
-            raise _too_large(response)
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-async def events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """The data of each event of a stream (HTML standard, "Server-sent events"), under the same limit."""
-    size, rest, after_return = 0, bytearray(), False
+async def events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The data of each event of a stream (HTML standard, "Server-sent events")."""
+    rest, after_return = bytearray(), False
     data: list[bytes] = []
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > MAX_RESULT_BYTES:
-            raise _too_large(response)
+    async for chunk in chunks:
         # A line ends with \n, \r or \r\n, which may come in two chunks.
         text = chunk[1:] if after_return and chunk[:1] == b"\n" else chunk
         after_return = chunk[-1:] == b"\r"
@@ -53,6 +33,6 @@ async def events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
                 data = []
 
 
-def _too_large(response: aiohttp.ClientResponse) -> ConnectorError:
-    response.close()
+def too_large() -> ConnectorError:
+    """What is said of an answer over the limit."""
     return ConnectorError("result_too_large", f"The upstream's answer is larger than {MAX_RESULT_BYTES} bytes.")

@@ -55,7 +55,7 @@ class McpConnector(McpCore):
         options: McpOptions = source.options
         token = options.bearer_token
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-        self._upstream = Upstream(str(options.url), headers, lambda: egress.http_connector(options.max_connections))
+        self._upstream = Upstream(str(options.url), headers, egress, options.max_connections)
 
     def _spec(self, definition: dict[str, Any]) -> dict[str, Any]:
         headers = {dotted(path): name for path, name in mirrored(definition.get("inputSchema")).items()}

@@ -8,10 +8,9 @@ where that is not known the `initialize` handshake of the older revisions.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from pydantic import Field
@@ -29,6 +28,9 @@ _MODERN_META = {
     f"{_META}clientCapabilities": {},
 }
 _MOST_PAGES, _MOST_TOOLS = 100, 5_000
+
+
+_T = TypeVar("_T")
 
 
 class McpTool(Spec):
@@ -104,28 +106,29 @@ class McpCore(Connector):
 
     async def check(self) -> str:
         """Greet the server anew."""
-        async with self._failures(self.source.timeout_seconds):
-            greeting = await self._greet(self._greeting)
+        greeting = await self._within(self.source.timeout_seconds, self._greet(self._greeting))
         return f"{greeting.server} answers with revision {greeting.revision}."
 
     async def discover(self) -> list[Offer]:
         """All pages of tools/list, each definition as it came."""
+        return await self._within(self.source.timeout_seconds, self._offers())
+
+    async def _offers(self) -> list[Offer]:
         offers: list[Offer] = []
         seen: set[str] = set()
         params: dict[str, Any] = {}
-        async with self._failures(self.source.timeout_seconds):
-            for _ in range(_MOST_PAGES):
-                result = await self._ask("tools/list", params)
-                offers += map(self._offer, _tools_of(result))
-                cursor = result.get("nextCursor")
-                if len(offers) > _MOST_TOOLS:
-                    break
-                if not cursor:
-                    return offers
-                if not isinstance(cursor, str) or cursor in seen:
-                    raise ConnectorError("bad_upstream_answer", "The upstream's list of tools leads back into itself.")
-                seen.add(cursor)
-                params = {"cursor": cursor}
+        for _ in range(_MOST_PAGES):
+            result = await self._ask("tools/list", params)
+            offers += map(self._offer, _tools_of(result))
+            cursor = result.get("nextCursor")
+            if len(offers) > _MOST_TOOLS:
+                break
+            if not cursor:
+                return offers
+            if not isinstance(cursor, str) or cursor in seen:
+                raise ConnectorError("bad_upstream_answer", "The upstream's list of tools leads back into itself.")
+            seen.add(cursor)
+            params = {"cursor": cursor}
         raise ConnectorError(
             "too_many_tools", f"The server lists more than {_MOST_TOOLS} tools or {_MOST_PAGES} pages."
         )
@@ -143,8 +146,7 @@ class McpCore(Connector):
         params: dict[str, Any] = {"name": spec.name, "arguments": arguments}
         if context.traceparent:
             params["_meta"] = {"traceparent": context.traceparent}
-        async with self._failures(context.deadline_seconds):
-            result = await self._ask("tools/call", params, spec)
+        result = await self._within(context.deadline_seconds, self._ask("tools/call", params, spec))
         if result.get("resultType", "complete") != "complete":
             raise ConnectorError("unsupported_result", "The upstream asks for input, which is not passed on yet.")
         if not isinstance(result.get("content"), list):
@@ -159,12 +161,12 @@ class McpCore(Connector):
         greeting, self._greeting = self._greeting, None
         await self._upstream.close(greeting)
 
-    @contextlib.asynccontextmanager
-    async def _failures(self, seconds: float) -> AsyncIterator[None]:
-        """One deadline over everything that belongs to one verb."""
+    @staticmethod
+    async def _within(seconds: float, verb: Coroutine[Any, Any, _T]) -> _T:
+        """What the verb gives, with one deadline over everything that belongs to it."""
         try:
             async with asyncio.timeout(seconds):
-                yield
+                return await verb
         except TimeoutError as error:
             raise ConnectorError("upstream_timeout", f"The upstream gave no answer within {seconds:g} s.") from error
         except RpcError as error:

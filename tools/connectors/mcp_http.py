@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
-import aiohttp
-from yarl import URL
-
 from tools.connectors.base import ConnectorError
-from tools.connectors.limits import events, read_capped
+from tools.connectors.http1 import HttpClient, Response, Stream
+from tools.connectors.limits import events
 from tools.connectors.mcp_core import Estranged, Greeting, McpTool, SessionEnded, declined, parsed, result_of, written
 from tools.connectors.mcp_headers import headers_of
-from tools.egress import EgressDenied
+from tools.egress import Egress
 
 # Of one stream: what a server may ask of its client before we stop listening, and how long its end is waited for.
 _MOST_REQUESTS, _DRAIN_SECONDS = 16, 1.0
@@ -24,33 +22,25 @@ _SESSION_ID = re.compile(r"[\x21-\x7e]{1,1024}")
 
 
 class Upstream:
-    """JSON-RPC with one server over a pool of kept connections, which is opened at first use."""
+    """JSON-RPC with one server over a pool of kept connections."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], pool: Callable[[], aiohttp.BaseConnector]) -> None:
-        self._url = URL(url)
-        self._headers = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", **headers}
-        self._pool = pool
-        self._client: aiohttp.ClientSession | None = None
-        self._closed = False
+    def __init__(self, url: str, headers: Mapping[str, str], egress: Egress, limit: int) -> None:
+        always = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", **headers}
+        self._client = HttpClient(url, always, egress, limit)
         self._ids = 0
         self._aside: set[asyncio.Task[None]] = set()
 
     async def close(self, greeting: Greeting | None) -> None:
         """Close the pool; a legacy session is ended as a courtesy."""
-        self._closed = True
-        client, self._client = self._client, None
         aside = list(self._aside)
         for task in aside:
             task.cancel()
         await asyncio.gather(*aside, return_exceptions=True)
-        if client is None:
-            return
         if greeting is not None and "Mcp-Session-Id" in greeting.headers:
-            headers = {**self._headers, **greeting.headers}
-            with contextlib.suppress(aiohttp.ClientError, OSError):  # It expires by itself.
-                async with asyncio.timeout(2), client.delete(self._url, headers=headers, allow_redirects=False):
-                    pass
-        await client.close()
+            with contextlib.suppress(ConnectorError, TimeoutError):  # It expires by itself.
+                async with asyncio.timeout(2):
+                    await self._client.request("DELETE", greeting.headers, b"")
+        await self._client.close()
 
     # --- Messages -----------------------------------------------------------------------------------------------------
 
@@ -80,64 +70,44 @@ class Upstream:
     async def _post(
         self, message: dict[str, Any], identifier: int | None, greeting: Greeting, extra: dict[str, str]
     ) -> tuple[dict[str, Any], str | None]:
-        headers = {**self._headers, **greeting.headers, **extra}
-        body = written(message)
-        try:
-            response = await self._http().post(self._url, data=body, headers=headers, allow_redirects=False)
-            try:
-                answer = await self._answer(response, identifier, greeting)
-            except BaseException:
-                response.close()
-                raise
-        except aiohttp.ClientConnectorError as error:
-            raise _not_connected(error) from error
-        except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise ConnectorError(
-                "upstream_unavailable", "The connection to the upstream broke before it answered.", retryable=True
-            ) from error
-        self._let_go(response)
-        return answer, response.headers.get("Mcp-Session-Id")
+        response = await self._client.request("POST", {**greeting.headers, **extra}, written(message))
+        if response.stream is None:
+            answer = self._answer(response, identifier, greeting)
+        else:
+            answer = await self._out_of(response.stream, identifier, greeting)
+        return answer, response.headers.get("mcp-session-id")
 
-    def _http(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise ConnectorError("upstream_unavailable", "The connector is closed.", retryable=True, sent=False)
-        if self._client is None:
-            self._client = aiohttp.ClientSession(
-                connector=self._pool(),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                skip_auto_headers=("User-Agent", "Accept-Encoding"),
-                # Each request has its own deadline; aiohttp's would be a second timer for each.
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            )
-        return self._client
-
-    async def _answer(
-        self, response: aiohttp.ClientResponse, identifier: int | None, greeting: Greeting
-    ) -> dict[str, Any]:
+    @staticmethod
+    def _answer(response: Response, identifier: int | None, greeting: Greeting) -> dict[str, Any]:
         """The message with this id; an empty one where none is due."""
         if response.status == 404 and "Mcp-Session-Id" in greeting.headers:
             raise SessionEnded
         if identifier is None and response.status < 300:
             return {}
-        if response.content_type == "text/event-stream" and response.status < 300:
-            return await self._from_stream(response, identifier, greeting)
-        body = await read_capped(response)
-        answer = parsed(body) if response.content_type == "application/json" else None
+        answer = parsed(response.body) if response.content_type == "application/json" else None
         if response.status >= 300 and not (answer and "error" in answer):
             raise _http_error(response.status)
         if answer is None or not _answers(answer, identifier):
             raise ConnectorError("bad_upstream_answer", "The upstream's answer is not the JSON-RPC answer to the call.")
         return answer
 
-    async def _from_stream(
-        self, response: aiohttp.ClientResponse, identifier: int | None, greeting: Greeting
-    ) -> dict[str, Any]:
+    async def _out_of(self, stream: Stream, identifier: int | None, greeting: Greeting) -> dict[str, Any]:
+        try:
+            answer = {} if identifier is None else await self._found(stream, identifier, greeting)
+        except BaseException:
+            stream.close()
+            raise
+        # A stream ends a little after its answer: without waiting for that the connection would be lost.
+        if stream.is_complete:
+            stream.close()
+        else:
+            self._start_aside(_drain(stream))
+        return answer
+
+    async def _found(self, stream: Stream, identifier: int, greeting: Greeting) -> dict[str, Any]:
         """The answer with this id out of an event stream (HTML standard, "Server-sent events")."""
         asked = 0
-        async for data in events(response):
+        async for data in events(stream.chunks()):
             message = parsed(data)
             if message is None:
                 continue
@@ -158,36 +128,20 @@ class Upstream:
             async with asyncio.timeout(5):
                 await self._post(declined(request), None, greeting, {})
 
-    def _let_go(self, response: aiohttp.ClientResponse) -> None:
-        """Give the connection back. A stream ends a little after its answer: without that end it would be lost."""
-        if response.closed or response.content.at_eof():
-            response.release()
-        else:
-            self._start_aside(_drain(response))
-
     def _start_aside(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
 
 
-async def _drain(response: aiohttp.ClientResponse) -> None:
+async def _drain(stream: Stream) -> None:
     try:
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            async for _ in response.content.iter_any():
-                pass
-    except (aiohttp.ClientError, OSError):
-        response.close()
+        with contextlib.suppress(ConnectorError, TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                async for _ in stream.chunks():
+                    pass
     finally:
-        response.release()
-
-
-def _not_connected(error: aiohttp.ClientConnectorError) -> ConnectorError:
-    if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
-        return ConnectorError("upstream_unavailable", "The upstream's TLS certificate cannot be trusted.", sent=False)
-    if isinstance(error.os_error, EgressDenied):
-        return ConnectorError(error.os_error.code, str(error.os_error), sent=False)
-    return ConnectorError("upstream_unavailable", "The upstream cannot be reached.", retryable=True, sent=False)
+        stream.close()
 
 
 def _http_error(status: int) -> ConnectorError:

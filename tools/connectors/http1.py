@@ -1,0 +1,366 @@
+"""A lean HTTP/1.1 client (RFC 9112) for the call path: POST to one URL over kept connections.
+
+A general client costs more than all the rest of a call. This one knows one origin, keeps no cookies, follows no
+redirect and decodes no content encoding; llhttp (through httptools) parses what comes back, in its strict mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Mapping
+from functools import cache
+from typing import Protocol, cast
+from urllib.parse import urlsplit
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser  # type: ignore[import-untyped]
+
+from tools.connectors import limits
+from tools.connectors.base import ConnectorError
+from tools.egress import Egress, EgressDenied
+
+_HEAD_LIMIT = 64 * 1024
+# Common servers close after five seconds; a request on a connection that is just being closed would be lost.
+_IDLE_SECONDS = 4.0
+# Of several addresses one may swallow packets: the next is tried after so long.
+_DIAL_SECONDS = 2.0
+
+
+class ConnectionBroken(ConnectorError):
+    """The connection ended, or what came over it is not HTTP, before the answer was complete."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "upstream_unavailable", "The connection to the upstream broke before it answered.", retryable=True
+        )
+
+
+class Response:
+    """One answer: `headers` by names in lower case, and the whole `body`, or the `stream` of events in its place."""
+
+    __slots__ = ("body", "headers", "status", "stream")
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes, stream: Stream | None = None) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.stream = stream
+
+    @property
+    def content_type(self) -> str:
+        """The media type, without parameters."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+class Stream(Protocol):
+    """An event stream, which holds its connection until it is closed."""
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Its bytes as they come. Raises ConnectionBroken, and ConnectorError `result_too_large`."""
+
+    def close(self) -> None:
+        """Keep the connection if the stream is at its end, and else close it."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing more will come."""
+
+
+class HttpClient:
+    """Sends requests to one URL over at most `limit` connections, each made for an address that egress has checked.
+
+    The URL is in its ASCII form (RFC 3986, with an IDNA host name), as pydantic's `HttpUrl` gives it; else ValueError.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str], egress: Egress, limit: int) -> None:
+        if not url.isascii():
+            raise ValueError("The URL holds characters that are not ASCII.")
+        parts = urlsplit(url)
+        self._tls = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if self._tls else 80)
+        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._headers = {"Host": parts.netloc.rpartition("@")[2], **headers}
+        self._egress = egress
+        self._places = asyncio.Semaphore(limit)
+        self._idle: deque[_Connection] = deque()
+        self._used: set[_Connection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def request(self, method: str, headers: Mapping[str, str], body: bytes) -> Response:
+        """The answer; where it is an event stream, the caller must close that.
+
+        Raises ConnectorError; keeps no deadline. A cancelled request closes its connection.
+        """
+        data = self._head(method, headers, len(body)) + body
+        await self._places.acquire()
+        try:
+            connection = self._kept() or await self._dial()
+        except BaseException:
+            self._places.release()
+            raise
+        self._used.add(connection)
+        return await connection.exchange(data)
+
+    async def close(self) -> None:
+        """Close all connections, also those in use."""
+        self._closed = True
+        for connection in (*self._idle, *self._used):
+            connection.abort()
+        self._idle.clear()
+
+    def _head(self, method: str, headers: Mapping[str, str], length: int) -> bytes:
+        lines = [f"{name}: {value}" for name, value in {**self._headers, **headers}.items()]
+        text = "\r\n".join((f"{method} {self._target} HTTP/1.1", *lines, f"Content-Length: {length}", "", ""))
+        if text.count("\n") != len(lines) + 3 or text.count("\r") != len(lines) + 3:
+            raise ValueError("A header of the request holds a line break.")
+        return text.encode("ascii")
+
+    # --- Connections --------------------------------------------------------------------------------------------------
+
+    def _kept(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_usable():
+                return connection
+            connection.abort()
+        return None
+
+    async def _dial(self) -> _Connection:
+        if self._closed:
+            raise ConnectorError("upstream_unavailable", "The connector is closed.", retryable=True, sent=False)
+        try:
+            addresses = await self._egress.resolve(self._host, self._port)
+            for address in addresses[:-1]:
+                try:
+                    async with asyncio.timeout(_DIAL_SECONDS):
+                        return await self._connect(address)
+                except OSError:  # TimeoutError is one.
+                    continue
+            return await self._connect(addresses[-1])
+        except OSError as error:
+            raise _not_connected(error) from error
+
+    async def _connect(self, address: str) -> _Connection:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: _Connection(self),
+            address,
+            self._port,
+            ssl=_tls_context() if self._tls else None,
+            server_hostname=self._host if self._tls else None,
+        )
+        return connection
+
+    def released(self, connection: _Connection, kept: bool) -> None:
+        """The connection is not in use any more."""
+        if connection not in self._used:
+            return
+        self._used.discard(connection)
+        self._places.release()
+        if kept and not self._closed:
+            self._idle.append(connection)
+            if self._sweeper is None:
+                self._sweeper = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._sweep)
+        else:
+            connection.abort()
+
+    def _sweep(self) -> None:
+        """Close what has been idle for too long; the longest idle stand first."""
+        self._sweeper = None
+        while self._idle and not self._idle[0].is_usable():
+            self._idle.popleft().abort()
+        if self._idle:
+            self._sweeper = asyncio.get_running_loop().call_later(_IDLE_SECONDS, self._sweep)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, one exchange at a time."""
+
+    def __init__(self, client: HttpClient) -> None:
+        self._client = client
+        self._loop = asyncio.get_running_loop()
+        self._lost = False
+        self._busy = False
+        self._idle_since = 0.0
+
+    # --- The exchange -------------------------------------------------------------------------------------------------
+
+    async def exchange(self, data: bytes) -> Response:
+        """Write a request and wait for its answer, which is the end of it unless that is a stream."""
+        if self._lost:
+            self.abort()
+            raise ConnectionBroken
+        self._parser = HttpResponseParser(self)
+        self._status = self._head_size = self._untold = self._size = 0
+        self._headers: dict[str, str] = {}
+        self._chunks: list[bytes] = []
+        self._complete = self._in_body = False
+        self._error: ConnectorError | None = None
+        self._more: asyncio.Future[None] | None = None
+        self._answer: asyncio.Future[Response] = self._loop.create_future()
+        self._busy = True
+        self._transport.write(data)
+        try:
+            return await self._answer
+        except BaseException:
+            self.abort()
+            raise
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """See `Stream.chunks`."""
+        while True:
+            if self._chunks:
+                chunk = b"".join(self._chunks)
+                self._chunks.clear()
+                yield chunk
+            elif self._complete:
+                return
+            elif self._error is not None:
+                raise self._error
+            else:
+                self._more = self._loop.create_future()
+                await self._more
+
+    @property
+    def is_complete(self) -> bool:
+        """See `Stream.is_complete`."""
+        return self._complete
+
+    def close(self) -> None:
+        """The exchange is over: give the connection back, or end it where more could come."""
+        self._busy = False
+        self._idle_since = self._loop.time()
+        self._client.released(self, self._complete and not self._lost and self._keep)
+
+    def is_usable(self) -> bool:
+        """Whether another exchange can begin on it."""
+        return not self._lost and self._loop.time() - self._idle_since < _IDLE_SECONDS
+
+    def abort(self) -> None:
+        """End it at once."""
+        self._lost = True
+        self._transport.abort()
+        self._client.released(self, False)
+
+    # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember the transport."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's inherits from nothing
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; what nobody asked for ends the connection."""
+        if not self._busy:
+            self.abort()
+            return
+        self._told = False
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade):
+            self._fail(ConnectionBroken())
+        # The parser keeps a line, and tells nothing of it, until it ends.
+        self._untold = 0 if self._told else self._untold + len(data)
+        if self._untold > _HEAD_LIMIT:
+            self._fail(ConnectionBroken())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The end: of the body, where nothing else tells it (RFC 9112, section 6.3), or a failure."""
+        self._lost = True
+        if not self._busy or self._complete:
+            return
+        told = "content-length" in self._headers or "transfer-encoding" in self._headers
+        if self._in_body and not told and error is None:
+            self._keep = False
+            self.on_message_complete()
+        else:
+            self._fail(ConnectionBroken())
+
+    # --- HttpResponseParser -------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A second answer to one request ends the connection."""
+        if self._complete:
+            self.abort()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep it; the first of a name counts, and trailers do not."""
+        self._head_size += len(name) + len(value)
+        if self._head_size > _HEAD_LIMIT:
+            self._fail(ConnectionBroken())
+        elif not self._in_body:
+            self._headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip())
+
+    def on_headers_complete(self) -> None:
+        """Hand an event stream over now; everything else is waited for."""
+        self._status = self._parser.get_status_code()
+        if self._status < 200:  # Interim (RFC 9110, section 15.2): the answer follows.
+            self._headers = {}
+            return
+        self._in_body = True
+        if self._status < 300 and self._headers.get("content-type", "").lower().startswith("text/event-stream"):
+            self._resolve(Response(self._status, self._headers, b"", self))
+        elif (length := self._headers.get("content-length", "")).isdecimal() and len(length) < 19:
+            self._measure(int(length))
+
+    def on_body(self, data: bytes) -> None:
+        """Keep it, up to the limit."""
+        if self._error is None:
+            self._size += len(data)
+            self._told = True
+            self._measure(self._size)
+            self._chunks.append(data)
+            self._wake()
+
+    def on_message_complete(self) -> None:
+        """Hand the answer over and be free for the next request."""
+        if not self._in_body or self._error is not None:
+            return
+        self._keep = not self._lost and self._parser.should_keep_alive()
+        self._complete = True
+        self._wake()
+        if not self._answer.done():
+            self._resolve(Response(self._status, self._headers, b"".join(self._chunks)))
+            self.close()
+
+    # --- Outcomes -----------------------------------------------------------------------------------------------------
+
+    def _resolve(self, response: Response) -> None:
+        if not self._answer.done():
+            self._answer.set_result(response)
+
+    def _measure(self, size: int) -> None:
+        if size > limits.MAX_RESULT_BYTES:
+            self._fail(limits.too_large())
+
+    def _fail(self, error: ConnectorError) -> None:
+        if self._complete or self._error is not None:
+            return
+        self._error = error
+        self._chunks.clear()
+        self._wake()
+        if not self._answer.done():
+            self._answer.set_exception(error)
+        self._transport.abort()
+
+    def _wake(self) -> None:
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _not_connected(error: OSError) -> ConnectorError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConnectorError("upstream_unavailable", "The upstream's TLS certificate cannot be trusted.", sent=False)
+    if isinstance(error, EgressDenied):
+        return ConnectorError(error.code, str(error), sent=False)
+    if isinstance(error, ssl.SSLError):
+        return ConnectorError("upstream_unavailable", "The upstream does not speak TLS as it should.", sent=False)
+    return ConnectorError("upstream_unavailable", "The upstream cannot be reached.", retryable=True, sent=False)
