@@ -14,7 +14,7 @@ from functools import cache
 from typing import Protocol, cast
 from urllib.parse import urlsplit
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser  # type: ignore[import-untyped]
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from tools.connectors import limits
 from tools.connectors.base import ConnectorError
