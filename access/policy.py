@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from access.models import Scope
 from access.snapshot import Principal, Snapshot, ToolEntry
 from access.tokens import PREFIX, InvalidToken, claims_of, digest_of
@@ -38,6 +40,11 @@ def principal_of_user(snapshot: Snapshot, user_id: int) -> Principal:
     if member is None:
         raise InvalidToken
     return Principal.of(member, "admin session", _ALL_SCOPES)
+
+
+def as_role(principal: Principal, role_id: int, name: str) -> Principal:
+    """The same caller with the rights of that one role instead of its own."""
+    return replace(principal, roles=(role_id,), role_names=name)
 
 
 def find(snapshot: Snapshot, principal: Principal, name: str, toolset: str | None) -> tuple[ToolEntry, int] | None:

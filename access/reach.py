@@ -40,6 +40,13 @@ def _reach(grants: Iterable[Grant]) -> list[Reach]:
     return found
 
 
+def grants_of(tool: Tool, role_ids: Iterable[int]) -> list[Grant]:
+    """The grants of these roles that lead to the tool."""
+    sets = set(tool.toolsets.values_list("pk", flat=True))
+    grants = Grant.objects.filter(role_id__in=role_ids).select_related("toolset", "tool", "role")
+    return [grant for grant in grants if _covers(grant, tool, sets)]
+
+
 def _covers(grant: Grant, tool: Tool, toolsets: set[UUID]) -> bool:
     if grant.tool_id:
         return grant.tool_id == tool.pk

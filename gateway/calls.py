@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,12 @@ class Call:
     address: str | None = None
     request_id: str | None = None
     traceparent: str | None = None
+    # What the door has to say about the call, for the detail of each of its records.
+    notes: Mapping[str, Any] | None = None
+
+
+# What a call has to pass, in this order; `Refused.gate` names the one that it did not.
+GATES = ("ready", "grant", "budget", "arguments", "intent", "record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +71,26 @@ class Answer:
 
 
 class Refused(Exception):
-    """The call was not carried out, or its answer must not leave. `code` is the stable word for why."""
+    """The call was not carried out, or its answer must not leave. `code` is the stable word for why, `gate` the place.
+
+    `reason` is the code that stands in the record: the caller of a tool that is not granted is not told so.
+    """
 
     def __init__(
         self,
         code: str,
         message: str,
         *,
+        gate: str = "ready",
+        reason: str | None = None,
         retry_after: float | None = None,
         call_id: uuid.UUID | None = None,
         record_id: uuid.UUID | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
+        self.gate = gate
+        self.reason = reason or code
         self.retry_after = retry_after
         self.call_id = call_id
         self.record_id = record_id
@@ -104,20 +117,21 @@ class Pipeline:
         started = time.perf_counter_ns()
         snapshot = self._snapshot()
         if snapshot is None or not self._ledger.available:
-            raise _unavailable()
+            raise _unavailable("ready")
         facts = _facts(call, snapshot)
         found = policy.find(snapshot, call.principal, call.tool, call.toolset)
         if found is None:
             code = "not_granted" if call.tool in snapshot.tools else "unknown_tool"
-            raise await self._refuse(facts, "denied", code, f"Unknown tool: {call.tool[:200]}", public="unknown_tool")
+            message = f"Unknown tool: {call.tool[:200]}"
+            raise await self._refuse(facts, call, "grant", code, message, public="unknown_tool")
         tool, per_minute = found
         facts |= {"connector": tool.source.source.name, "effect": tool.effect, "definition": tool.fingerprint}
         if wait := await self._budgets.spend(call.principal.user_id, tool.id, per_minute):
             message = f"The budget of {per_minute} calls a minute for {tool.name} is spent. Try again in {wait:.1f} s."
-            raise await self._refuse(facts, "denied", "budget_exhausted", message, retry_after=wait)
+            raise await self._refuse(facts, call, "budget", "budget_exhausted", message, retry_after=wait)
         if wrong := problems(tool.validator, call.arguments):
             message = f"The arguments do not fit the schema of {tool.name}: {'; '.join(wrong)}"
-            raise await self._refuse(facts, "invalid", "invalid_arguments", message)
+            raise await self._refuse(facts, call, "arguments", "invalid_arguments", message)
         facts["decision"] = "allow"
         kind = "call"
         if tool.effect != _READ:
@@ -131,7 +145,7 @@ class Pipeline:
             await self._ledger.write(Entry(kind="intent", code="intended", **facts), INTENT_SECONDS)
         except LedgerUnavailable as error:
             self._ledger.put(Entry(kind="outcome", code="not_called", **{**facts, "arguments": None}))
-            raise _unavailable(facts["call_id"]) from error
+            raise _unavailable("intent", facts["call_id"]) from error
 
     async def _carry_out(self, tool: ToolEntry, call: Call, kind: str, facts: Facts, started: int) -> Answer:
         before, call_id = time.perf_counter_ns(), facts["call_id"]
@@ -153,16 +167,16 @@ class Pipeline:
         """What came of it. Whatever fails outside, or in what came from there, becomes a result that says so."""
         try:
             result = await self._tried(tool, call, call_id)
-            return _outcome(result, "tool_error" if result.is_error else "ok")
+            return _outcome(call, result, "tool_error" if result.is_error else "ok")
         except ConnectorError as error:
-            return _outcome(_failure(str(error)), error.code)
+            return _outcome(call, _failure(str(error)), error.code)
         except orjson.JSONEncodeError:
             message = "The upstream's answer is nested too deeply, or holds what JSON cannot."
-            return _outcome(_failure(message), "bad_upstream_answer")
+            return _outcome(call, _failure(message), "bad_upstream_answer")
         except Exception:
             logger.exception("the connector of %s failed", tool.name)
             message = "The connector failed. The administrators can find the reason in the log."
-            return _outcome(_failure(message), "internal_error")
+            return _outcome(call, _failure(message), "internal_error")
 
     async def _tried(self, tool: ToolEntry, call: Call, call_id: uuid.UUID) -> Result:
         """One attempt, and one more where that can do no harm, within one deadline."""
@@ -181,7 +195,8 @@ class Pipeline:
     async def _refuse(
         self,
         facts: Facts,
-        kind: str,
+        call: Call,
+        gate: str,
         code: str,
         message: str,
         *,
@@ -192,17 +207,25 @@ class Pipeline:
         wait, unrecorded = await self.refusals.admit(int(facts["actor_id"]))
         if wait:
             message = f"Too many calls of yours are refused. Try again in {wait:.1f} s."
-            return Refused("too_many_refusals", message, retry_after=wait, call_id=call_id)
+            return Refused("too_many_refusals", message, gate=gate, reason=code, retry_after=wait, call_id=call_id)
         told = {"message": message[:2000]} | ({"unrecorded_before": unrecorded} if unrecorded else {})
+        facts["detail"] = _detail(call.notes, told)
+        kind = "invalid" if gate == "arguments" else "denied"
         kept = len(facts["arguments"]) <= _KEPT_OF_REFUSED
-        entry = Entry(
-            kind=kind, code=code, decision="deny", detail=orjson.dumps(told).decode(), keeps_arguments=kept, **facts
-        )
+        entry = Entry(kind=kind, code=code, decision="deny", keeps_arguments=kept, **facts)
         try:
             record_id = await self._ledger.write(entry, INTENT_SECONDS)
         except LedgerUnavailable:
-            return _unavailable(call_id)
-        return Refused(public or code, message, retry_after=retry_after, call_id=call_id, record_id=record_id)
+            return _unavailable(gate, call_id)
+        return Refused(
+            public or code,
+            message,
+            gate=gate,
+            reason=code,
+            retry_after=retry_after,
+            call_id=call_id,
+            record_id=record_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +238,7 @@ class _Outcome:
     detail: str | None
 
 
-def _outcome(result: Result, code: str) -> _Outcome:
+def _outcome(call: Call, result: Result, code: str) -> _Outcome:
     """Serialise the result apart from its `_meta`. Raises orjson.JSONEncodeError."""
     content = {name: value for name, value in result.content.items() if name not in ("_meta", "resultType")}
     theirs = result.content.get("_meta")
@@ -223,8 +246,12 @@ def _outcome(result: Result, code: str) -> _Outcome:
     if isinstance(theirs, dict):
         meta = {name: value for name, value in theirs.items() if not name.startswith(OURS)}
         orjson.dumps([[meta]])  # it goes into the answer two levels further down
-    detail = orjson.dumps(result.notes).decode() if result.notes else None
-    return _Outcome(orjson.dumps(content), meta, code, detail)
+    return _Outcome(orjson.dumps(content), meta, code, _detail(call.notes, result.notes))
+
+
+def _detail(*notes: Mapping[str, Any] | None) -> str | None:
+    told = {name: value for each in notes if each for name, value in each.items()}
+    return orjson.dumps(told).decode() if told else None
 
 
 def _facts(call: Call, snapshot: Snapshot) -> Facts:
@@ -245,6 +272,7 @@ def _facts(call: Call, snapshot: Snapshot) -> Facts:
         "trace_id": call.traceparent[3:35] if call.traceparent else None,
         "request_id": call.request_id,
         "arguments": call.raw,
+        "detail": _detail(call.notes) if call.notes else None,
     }
 
 
@@ -257,16 +285,16 @@ def _failure(message: str) -> Result:
     return Result({"content": [{"type": "text", "text": message}], "isError": True}, True)
 
 
-def _unavailable(call_id: uuid.UUID | None = None) -> Refused:
+def _unavailable(gate: str, call_id: uuid.UUID | None = None) -> Refused:
     message = "The audit ledger cannot be written at this moment, so nothing is called. Try again in a few seconds."
-    return Refused("ledger_unavailable", message, retry_after=2, call_id=call_id)
+    return Refused("ledger_unavailable", message, gate=gate, retry_after=2, call_id=call_id)
 
 
 def _unanswerable(kind: str, call_id: uuid.UUID) -> Refused:
     if kind == "call":
-        return _unavailable(call_id)
+        return _unavailable("record", call_id)
     message = (
         f"The tool was called (call {call_id}), but its outcome could not be recorded. "
         "Do not repeat the call before the ledger shows what became of it."
     )
-    return Refused("outcome_unknown", message, call_id=call_id)
+    return Refused("outcome_unknown", message, gate="record", call_id=call_id)

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
+from tools.clients import PLACEHOLDER, mcp_servers
+
 # Whose token is shown to people and makes the first call.
 SHOWN_ROLE = "support_agent"
 
@@ -105,16 +107,10 @@ def greet(progress: Progress, access: Access, password_file: Path, call: dict[st
     else:
         progress.say(f"  Token          {access.shown_token}")
     progress.say("\n  Configuration of an MCP client:\n")
-    progress.say(_indented(client_configuration(urls["mcp_url"], access.shown_token or "<your token>")))
+    progress.say(_indented(mcp_servers(urls["mcp_url"], access.shown_token or PLACEHOLDER)))
     if call is not None:
         _tell_first_call(progress, access, call)
     progress.say()
-
-
-def client_configuration(mcp_url: str, token: str) -> dict[str, Any]:
-    """What MCP clients read under the name `mcpServers`."""
-    server = {"type": "http", "url": mcp_url, "headers": {"Authorization": f"Bearer {token}"}}
-    return {"mcpServers": {"mcpsite": server}}
 
 
 def _indented(value: object) -> str:

@@ -14,6 +14,7 @@ import access.openapi  # noqa: F401 - registers
 from access import api as access_api
 from access import pages
 from audit import api as audit_api
+from gateway.admin import try_tool
 from gateway.api import CallToolView
 from mcpsite import health
 from tools import api as tools_api
@@ -56,6 +57,7 @@ urlpatterns = [
     path("admin/login/", pages.show_login),
     path("admin/logout/", admin.site.admin_view(pages.log_out)),
     path("admin/password_change/", admin.site.admin_view(pages.change_password)),
+    path("admin/tools/tool/<uuid:pk>/try/", admin.site.admin_view(try_tool), name="try-tool"),
     path("admin/", admin.site.urls),
     path("api/v1/", include(api)),
     path("api/docs/", login_required(TemplateView.as_view(template_name="api_docs.html")), name="api-docs"),

@@ -292,6 +292,7 @@ class ToolAdmin(BulkAdmin):
     formfield_overrides = {ArrayField: {"widget": UnfoldAdminTextInputWidget}}
     inlines = (VersionInline,)
     actions = ("switch_on", "switch_off", "set_effect", "add_tag")
+    actions_detail = ("try_it",)
     history_of = ("access.Grant",)
     empty_icon = "build"
     empty_title = "No tools yet"
@@ -374,6 +375,15 @@ class ToolAdmin(BulkAdmin):
     def add_tag(self, request: HttpRequest, tool: Tool, given: Any) -> None:
         """For grants by tag."""
         tool.tags = [*tool.tags, *({given["tag"]} - set(tool.tags))]
+
+    @action(description="Try", permissions=["try"], icon="play_arrow")
+    def try_it(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Go to the page where the tool can be called; it is the gateway's."""
+        return HttpResponseRedirect(reverse("try-tool", args=(object_id,)))
+
+    def has_try_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A permission of its own, since a call reaches outside."""
+        return request.user.has_perm("tools.try_tool")
 
     def settle(self, request: HttpRequest, obj: models.Model) -> None:
         """Publish what was saved, so that the record tells of the new definition too."""

@@ -87,7 +87,10 @@ class Tool(models.Model):
 
     class Meta:
         ordering = ("name",)
-        permissions = [("call_tool", "Can call tools from the admin")]
+        permissions = [
+            ("try_tool", "Can try tools in the admin, with their own rights"),
+            ("try_tool_as_role", "Can try tools in the admin with the rights of any role"),
+        ]
 
     def __str__(self) -> str:
         return self.name
