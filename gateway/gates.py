@@ -87,12 +87,8 @@ def _failed(tool: Tool, snapshot: Snapshot, principal: Principal, refused: Refus
     if refused.reason == "unknown_tool":
         return _why_not_in_force(tool)
     if refused.reason == "not_granted":
-        who = (
-            f"None of the roles {principal.role_names} has" if "," in principal.role_names else "There is no role with"
-        )
-        if principal.role_names and "," not in principal.role_names:
-            who = f"The role {principal.role_names} has not"
-        return f"{who} a grant for this tool. To clients it looks as if it did not exist."
+        who = f"no grant of {principal.role_names} names it" if principal.role_names else "the caller has no role"
+        return f"Not granted: {who}. To clients it looks as if it did not exist."
     return str(refused)
 
 

@@ -1,4 +1,4 @@
-"""The result of a call as a page shows it: texts, tables, images. All of it comes from outside, and is shown as text."""
+"""The result of a call as a page shows it: texts, tables, images. What comes from outside is never markup."""
 
 from __future__ import annotations
 
@@ -106,5 +106,5 @@ def _table(name: str, rows: list[dict[str, Any]]) -> Table:
 
 
 def _cell(value: Any) -> str:
-    text = "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = "-" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _LONGEST_CELL else f"{text[:_LONGEST_CELL]}…"

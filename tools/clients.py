@@ -15,6 +15,7 @@ from audit.theme import with_code
 PLACEHOLDER = "<your token>"
 VARIABLE = "MCPSITE_TOKEN"
 _NAME = "mcpsite"
+_PIP, _NPM = "pip install mcp", "npm install @modelcontextprotocol/client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ def configurations(url: str, token: str = PLACEHOLDER, toolset: str | None = Non
         Snippet("Claude Code", "Run it in a terminal.", _claude_code(name, url, token)),
         Snippet(
             "Claude Desktop",
-            "Settings → Developer → Edit Config opens `claude_desktop_config.json`. The file knows local servers only, so"
-            " that `mcp-remote` passes on to this one; it needs Node.js. Restart Claude afterwards.",
+            "Settings → Developer → Edit Config opens `claude_desktop_config.json`. The file knows local servers only:"
+            " `mcp-remote`, which needs Node.js, passes on to this one. Restart Claude afterwards.",
             _json({"mcpServers": {name: _bridged(url, token)}}),
         ),
         Snippet(
@@ -53,8 +54,8 @@ def configurations(url: str, token: str = PLACEHOLDER, toolset: str | None = Non
             " The token is asked for once and kept by VS Code.",
             _json(_vs_code(name, url)),
         ),
-        Snippet("Python SDK", _sdk_where("pip install mcp"), python_listing(url)),
-        Snippet("TypeScript SDK", _sdk_where("npm install @modelcontextprotocol/client"), typescript_listing(url)),
+        Snippet("Python SDK", _sdk_where(_PIP), python_listing(url)),
+        Snippet("TypeScript SDK", _sdk_where(_NPM), typescript_listing(url)),
     ]
 
 
@@ -66,14 +67,11 @@ def mcp_servers(url: str, token: str) -> dict[str, Any]:
 def calls(base_url: str, tool: str, arguments: dict[str, Any]) -> list[Snippet]:
     """How a program calls the tool with these arguments: by REST, and with the official SDKs."""
     url = f"{base_url}/mcp"
+    first = f"Put the token into the environment first: `export {VARIABLE}=…`"
     return [
-        Snippet(
-            "curl", f"Put the token into the environment first: `export {VARIABLE}=…`", _curl(base_url, tool, arguments)
-        ),
-        Snippet("Python", _sdk_where("pip install mcp"), python_call(url, tool, arguments)),
-        Snippet(
-            "TypeScript", _sdk_where("npm install @modelcontextprotocol/client"), typescript_call(url, tool, arguments)
-        ),
+        Snippet("curl", first, _curl(base_url, tool, arguments)),
+        Snippet("Python", _sdk_where(_PIP), python_call(url, tool, arguments)),
+        Snippet("TypeScript", _sdk_where(_NPM), typescript_call(url, tool, arguments)),
     ]
 
 
