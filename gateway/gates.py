@@ -49,6 +49,8 @@ def explain(
             gates.append(Gate(_TITLES[name], "passed", reasons[name]))
         elif refused and place == stopped:
             gates.append(Gate(_TITLES[name], "failed", _failed(tool, snapshot, principal, refused)))
+        elif refused and refused.record_id and name == "record":
+            gates.append(Gate(_TITLES[name], "passed", "The refusal was on disk before this answer was shown."))
         else:
             gates.append(Gate(_TITLES[name], "skipped", "Not reached."))
     return gates

@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import orjson
+
 Kind = Literal["text", "long", "number", "choice", "date", "datetime", "json", "object", "list"]
 Draft = Mapping[str, str]
 
 ARGUMENT, ROWS = "arg:", "rows:"
 _DEEPEST, _MOST_FIELDS, _MOST_ROWS = 6, 200, 50
 _LONG_TEXT = 255
-_INTEGER = re.compile(r"[+-]?\d{1,300}")
 _DAY, _MINUTE, _SECOND = (re.compile(r"\d{4}-\d\d-\d\d" + more) for more in ("", r"T\d\d:\d\d", r"T\d\d:\d\d:\d\d"))
 _UTC = "Z"
 _FORMATS: dict[str, Kind] = {"date": "date", "date-time": "datetime"}
@@ -274,7 +275,7 @@ def _read(form: Field, errors: dict[str, str]) -> Any:
             return seconds + _UTC if _SECOND.fullmatch(seconds) else text
         case "choice" | "json":
             try:
-                return json.loads(text)
+                return orjson.loads(text)
             except ValueError as error:
                 errors[form.name] = f"This is not JSON: {error}."
                 return _UNSET
@@ -283,13 +284,11 @@ def _read(form: Field, errors: dict[str, str]) -> Any:
 
 def _number(text: str) -> Any:
     """The number, or the text as it is: then the schema refuses it, in its own words."""
-    if _INTEGER.fullmatch(text):
-        return int(text)
     try:
-        found = float(text)
-    except ValueError:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
         return text
-    return found if found - found == 0 else text
+    return found if isinstance(found, (int, float)) and not isinstance(found, bool) else text
 
 
 def _flatten(form: Field, value: Any, schema: Any, root: dict[str, Any], draft: dict[str, str]) -> None:
