@@ -88,7 +88,7 @@ async def test_the_record_names_the_administrator_and_the_role_tried_as(root: Cl
     (record,) = await records(call_id=trial.call_id)
     assert record.rid == trial.record_id
     assert (record.actor, record.roles, record.door, record.code) == ("root", "clerk", "admin", "ok")
-    assert orjson.loads(record.detail) == {"tried_as_role": "clerk"}
+    assert orjson.loads(record.detail or "") == {"tried_as_role": "clerk"}
     assert record.request_id == response["X-Request-Id"]
     assert reverse("admin:audit_record_change", args=(record.pk,)) in response.content.decode()
     assert "no-store" in response["Cache-Control"]
@@ -224,7 +224,7 @@ async def test_a_tool_with_effects_is_called_after_it_was_confirmed(
     assert outside.calls == [{"text": "hello"}]
     intent, outcome = await records(call_id=response.context["trial"].call_id)
     assert (intent.kind, outcome.kind) == ("intent", "outcome")
-    assert orjson.loads(intent.detail) == orjson.loads(outcome.detail) == {"tried_as_role": "clerk"}
+    assert orjson.loads(intent.detail or "") == orjson.loads(outcome.detail or "") == {"tried_as_role": "clerk"}
 
 
 async def test_a_confirmation_holds_for_one_call(root: Client, company: Company, outside: FakeConnector) -> None:
@@ -303,7 +303,7 @@ async def test_an_image_is_drawn_only_when_it_is_one(root: Client, company: Comp
     async def call(*_: Any) -> Result:
         return Result({"content": blocks, "structuredContent": {"rows": [{"a": 1, "b": "<i>"}]}}, False)
 
-    outside.call = call  # type: ignore[method-assign]
+    outside.call = call  # type: ignore[method-assign, assignment]
     response = await send(root, company.tools["echo"], role=str(company.role.pk))
     page = response.content.decode()
     assert re.findall(r'<img src="(data:[^"]{17})', page) == ["data:image/png;base64,"]
