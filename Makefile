@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --requir
 PIP_COMPILE := $(BIN)/python -m piptools compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 ARGS ?=
+CLIENTS := mcpsite/tests/clients
 
 .PHONY: run test check lock bench clean
 
@@ -13,7 +14,7 @@ ARGS ?=
 run: .venv/.installed
 	@exec $(BIN)/python manage.py up $(ARGS)
 
-test: .venv/.installed-dev
+test: .venv/.installed-dev $(CLIENTS)/node_modules/.installed .venv-mcp1/.installed
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 # What `check --deploy` looks at: the settings of an installation behind HTTPS. The secrets are of no use to anyone.
@@ -36,12 +37,13 @@ check: .venv/.installed-dev
 lock: .venv/.installed-dev
 	$(PIP_COMPILE) --output-file=requirements.lock requirements.txt
 	$(PIP_COMPILE) --output-file=requirements-dev.lock requirements-dev.txt
+	$(PIP_COMPILE) --output-file=$(CLIENTS)/requirements-python1.lock $(CLIENTS)/requirements-python1.txt
 
 bench: .venv/.installed
 	@exec $(BIN)/python -m bench $(ARGS)
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache staticfiles
+	rm -rf .venv .venv-* $(CLIENTS)/node_modules .pytest_cache .mypy_cache .ruff_cache staticfiles
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -55,4 +57,14 @@ $(BIN)/python:
 
 .venv/.installed-dev: requirements-dev.lock .venv/.installed | $(BIN)/python
 	$(PIP) --requirement requirements-dev.lock
+	@touch $@
+
+# The clients that are tested besides the Python SDK which the site itself uses. No script of a package is run.
+$(CLIENTS)/node_modules/.installed: $(CLIENTS)/package-lock.json .venv/.installed-dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $(CLIENTS) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+.venv-mcp1/.installed: $(CLIENTS)/requirements-python1.lock | $(BIN)/python
+	$(BIN)/python -m venv .venv-mcp1
+	.venv-mcp1/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement $<
 	@touch $@

@@ -339,6 +339,6 @@ def succeeds(command: list[str], **options: Any) -> bool:
 
 def copy_of_the_code(folder: Path) -> Path:
     code = folder / "code"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "bench", "docs")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "bench", "docs")
     shutil.copytree(ROOT, code, ignore=ignored)
     return code

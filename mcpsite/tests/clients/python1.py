@@ -1,0 +1,49 @@
+"""One visit of the Python SDK 1.x, made with .venv-mcp1: its task comes as JSON, what it met goes as JSON."""
+
+import asyncio
+import json
+import sys
+
+import httpx
+from mcp import ClientSession, McpError
+from mcp.client.streamable_http import streamable_http_client
+
+
+async def call(session, name, arguments):
+    try:
+        return (await session.call_tool(name, arguments)).model_dump(mode="json", by_alias=True)
+    except McpError as error:
+        return {"refused": {"code": error.error.code, "message": error.error.message}}
+
+
+async def visit(task):
+    statuses = []
+
+    async def note(response):
+        statuses.append(response.status_code)
+
+    headers = {"Authorization": f"Bearer {task['token']}"}
+    async with httpx.AsyncClient(headers=headers, event_hooks={"response": [note]}) as http:
+        try:
+            return await talk(task, http)
+        except BaseExceptionGroup:
+            if statuses != [401]:
+                raise
+            return {"turned_away": statuses[0]}
+
+
+async def talk(task, http):
+    async with (
+        streamable_http_client(task["url"], http_client=http) as (reading, writing, _),
+        ClientSession(reading, writing) as session,
+    ):
+        began = await session.initialize()
+        tools = (await session.list_tools()).tools
+        return {
+            "revision": began.protocolVersion,
+            "tools": [tool.model_dump(mode="json", by_alias=True) for tool in tools],
+            "calls": [await call(session, each["name"], each["arguments"]) for each in task["calls"]],
+        }
+
+
+print(json.dumps(asyncio.run(visit(json.loads(sys.argv[1])))))

@@ -1,0 +1,175 @@
+"""The clients that people use, unmodified and from their own registries, against a whole installation.
+
+What is tested by each: to begin, to list tools, to call one, arguments that do not fit, a tool that is not granted, and
+a token that is none. `make test` installs the clients.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcpsite.supervisor import dying_with_us
+from mcpsite.tests.conftest import Site
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+INSPECTOR = HERE / "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
+NODE = Path(sys.executable).with_name("node")
+REGISTRY = "https://registry.npmjs.org/"
+PYTHON_1 = ROOT / ".venv-mcp1/bin/python"
+
+CALLS = [
+    {"name": "get_current_time", "arguments": {"timezone": "Europe/Berlin"}},
+    {"name": "get_current_time", "arguments": {"zone": "Europe/Berlin"}},
+    {"name": "sales_by_month", "arguments": {}},
+]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A program that makes one visit, the mode it is told, and the revision of MCP it must end up with."""
+
+    program: tuple[Path, ...]
+    mode: str
+    revision: str
+
+    def visit(self, site: Site, token: str) -> dict[str, Any]:
+        task = {"url": site.mcp_url, "token": token, "mode": self.mode, "calls": CALLS}
+        done = run(*self.program, json.dumps(task))
+        assert done.returncode == 0, done.stderr
+        met: dict[str, Any] = json.loads(done.stdout)
+        return met
+
+
+CLIENTS = {
+    "Python 1.x": Client((PYTHON_1, HERE / "python1.py"), "", "2025-11-25"),
+    "Python 2.x": Client((Path(sys.executable), HERE / "python2.py"), "auto", "2026-07-28"),
+    "Python 2.x legacy": Client((Path(sys.executable), HERE / "python2.py"), "legacy", "2025-11-25"),
+    "Python 2.x pinned": Client((Path(sys.executable), HERE / "python2.py"), "2026-07-28", "2026-07-28"),
+    "TypeScript 1.x": Client((NODE, HERE / "typescript1.mjs"), "", "2025-11-25"),
+    "TypeScript 2.x": Client((NODE, HERE / "typescript2.mjs"), "auto", "2026-07-28"),
+    "TypeScript 2.x legacy": Client((NODE, HERE / "typescript2.mjs"), "legacy", "2025-11-25"),
+    "TypeScript 2.x pinned": Client((NODE, HERE / "typescript2.mjs"), "2026-07-28", "2026-07-28"),
+}
+every_client = pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def installed() -> None:
+    for needed in (NODE, INSPECTOR, PYTHON_1):
+        assert needed.exists(), f"{needed} is missing: `make test` installs what these tests need"
+
+
+def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": os.environ["PATH"], **variables}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=HERE, env=environment, preexec_fn=dying_with_us()
+    )
+
+
+def test_every_package_is_pinned_by_its_hash_and_comes_from_the_registry() -> None:
+    packages = json.loads((HERE / "package-lock.json").read_text())["packages"]
+    assert len(packages) > 100
+    for name, package in packages.items():
+        if name and not package.get("inBundle"):
+            assert package["integrity"].startswith("sha512-"), name
+            assert package.get("resolved", REGISTRY).startswith(REGISTRY), name
+
+
+@every_client
+def test_a_client_lists_and_calls_what_is_granted(demo_site: Site, client: Client) -> None:
+    met = client.visit(demo_site, demo_site.tokens["support_agent"])
+    assert met["revision"] == client.revision
+    assert_listed(met["tools"])
+    answered, unfit, ungranted = met["calls"]
+    assert_told_the_time(answered)
+    record = demo_site.record(answered["_meta"]["mcpsite/record"])
+    assert (record["kind"], record["tool"], record["code"]) == ("call", "get_current_time", "ok")
+    assert record["token"] == demo_site.tokens["support_agent"][:12]
+    assert unfit["isError"]
+    assert "do not fit the schema" in unfit["content"][0]["text"]
+    assert demo_site.record(unfit["_meta"]["mcpsite/record"])["kind"] == "invalid"
+    assert ungranted["refused"]["code"] == -32602
+    assert "Unknown tool: sales_by_month" in ungranted["refused"]["message"]
+
+
+@every_client
+def test_a_client_with_a_wrong_token_is_turned_away(demo_site: Site, client: Client) -> None:
+    assert client.visit(demo_site, "mcps_wrong") == {"turned_away": 401}
+
+
+def assert_listed(tools: list[dict[str, Any]]) -> None:
+    by_name = {tool["name"]: tool for tool in tools}
+    assert {"get_current_time", "search_tickets", "send_reply"} <= set(by_name)
+    assert "sales_by_month" not in by_name, "it is not granted to them"
+    assert by_name["get_current_time"]["inputSchema"]["required"] == ["timezone"]
+    assert by_name["get_current_time"]["annotations"]["readOnlyHint"] is True
+
+
+def assert_told_the_time(result: dict[str, Any]) -> None:
+    assert not result["isError"]
+    assert result["structuredContent"]["timezone"] == "Europe/Berlin"
+    assert json.loads(result["content"][0]["text"]) == result["structuredContent"]
+
+
+# --- The Inspector's command line -------------------------------------------------------------------------------------
+
+every_era = pytest.mark.parametrize("era", ["legacy", "auto", "modern"])
+
+
+@dataclass(frozen=True)
+class Inspector:
+    """The MCP Inspector without its window. What it keeps is kept in `home`."""
+
+    url: str
+    token: str
+    home: Path
+
+    def __call__(self, *options: str) -> subprocess.CompletedProcess[str]:
+        header = f"Authorization: Bearer {self.token}"
+        fixed = ("--cli", self.url, "--header", header, "--stored-auth-only", "--format", "json")
+        return run(NODE, INSPECTOR, *fixed, *options, HOME=str(self.home))
+
+    def result(self, *options: str) -> dict[str, Any]:
+        done = self(*options)
+        assert done.returncode == 0, done.stderr
+        result: dict[str, Any] = json.loads(done.stdout)["result"]
+        return result
+
+
+@pytest.fixture
+def inspector(demo_site: Site, tmp_path: Path) -> Inspector:
+    return Inspector(demo_site.mcp_url, demo_site.tokens["support_agent"], tmp_path)
+
+
+@every_era
+def test_the_inspector_lists_and_finds_no_fault_with_the_schemas(inspector: Inspector, era: str) -> None:
+    done = inspector("--protocol-era", era, "--method", "tools/list", "--strict")
+    assert done.returncode == 0, done.stderr
+    assert_listed(json.loads(done.stdout)["result"]["tools"])
+
+
+@every_era
+def test_the_inspector_calls_and_its_call_is_on_record(demo_site: Site, inspector: Inspector, era: str) -> None:
+    call = ("--protocol-era", era, "--method", "tools/call", "--tool-name")
+    result = inspector.result(*call, "get_current_time", "--tool-arg", "timezone=Europe/Berlin")
+    assert_told_the_time(result)
+    assert demo_site.record(result["_meta"]["mcpsite/record"])["tool"] == "get_current_time"
+    ungranted = inspector(*call, "sales_by_month")
+    assert ungranted.returncode == 5
+    assert json.loads(ungranted.stderr)["error"]["code"] == "tool_not_found"
+
+
+@every_era
+def test_the_inspector_with_a_wrong_token_is_turned_away(demo_site: Site, tmp_path: Path, era: str) -> None:
+    done = Inspector(demo_site.mcp_url, "mcps_wrong", tmp_path)("--protocol-era", era, "--method", "tools/list")
+    assert done.returncode == 3
+    assert json.loads(done.stderr)["error"]["code"] == "auth_required"

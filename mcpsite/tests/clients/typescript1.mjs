@@ -1,0 +1,25 @@
+// One visit of the TypeScript SDK 1.x: takes its task as JSON, prints what it met as JSON.
+import { Client } from "@modelcontextprotocol/sdk/client/index.js";
+import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
+
+const task = JSON.parse(process.argv[2]);
+const client = new Client({ name: "typescript-1", version: "1.0.0" });
+const headers = { Authorization: `Bearer ${task.token}` };
+const transport = new StreamableHTTPClientTransport(new URL(task.url), { requestInit: { headers } });
+
+async function visit() {
+  try {
+    await client.connect(transport);
+  } catch (error) {
+    return { turned_away: error.code };
+  }
+  const met = { revision: transport.protocolVersion, calls: [] };
+  met.tools = (await client.listTools()).tools;
+  for (const call of task.calls) {
+    met.calls.push(await client.callTool(call).catch(({ code, message }) => ({ refused: { code, message } })));
+  }
+  await client.close();
+  return met;
+}
+
+console.log(JSON.stringify(await visit()));

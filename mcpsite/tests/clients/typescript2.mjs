@@ -1,0 +1,25 @@
+// One visit of the TypeScript SDK 2.x: takes its task as JSON, prints what it met as JSON.
+import { Client, StreamableHTTPClientTransport } from "@modelcontextprotocol/client";
+
+const task = JSON.parse(process.argv[2]);
+const mode = task.mode === "2026-07-28" ? { pin: task.mode } : task.mode;
+const client = new Client({ name: "typescript-2", version: "1.0.0" }, { versionNegotiation: { mode } });
+const headers = { Authorization: `Bearer ${task.token}` };
+const transport = new StreamableHTTPClientTransport(new URL(task.url), { requestInit: { headers } });
+
+async function visit() {
+  try {
+    await client.connect(transport);
+  } catch (error) {
+    return { turned_away: error.status };
+  }
+  const met = { revision: client.getNegotiatedProtocolVersion(), calls: [] };
+  met.tools = (await client.listTools()).tools;
+  for (const call of task.calls) {
+    met.calls.push(await client.callTool(call).catch(({ code, message }) => ({ refused: { code, message } })));
+  }
+  await client.close();
+  return met;
+}
+
+console.log(JSON.stringify(await visit()));
