@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 from keyring.keys import KeyRing
 
@@ -70,14 +70,16 @@ _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _EPOCH_US = int(_EPOCH.timestamp()) * 1_000_000
 _LENGTH, _BIGINT = Struct("!i"), Struct("!q")
 _NULL = _LENGTH.pack(-1)
+_PACKED_LENGTHS = tuple(_LENGTH.pack(length) for length in range(1024))
 _LONGEST_TEXT = 512
 _LONGEST_DETAIL = 256 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """What the caller of the ledger knows about an event. Times in microseconds; `arguments` and `result` are raw
     bytes. Without `keeps_arguments` the arguments are committed to, but not kept.
+
+    A named tuple, since every call makes one or two of them and a frozen dataclass costs twice as much.
     """
 
     kind: str
@@ -147,7 +149,9 @@ def leaf_of(fields: tuple[bytes | None, ...]) -> bytes:
         if field is None:
             parts.append(_NULL)
         else:
-            parts += (_LENGTH.pack(len(field)), field)
+            length = len(field)
+            parts.append(_PACKED_LENGTHS[length] if length < 1024 else _LENGTH.pack(length))
+            parts.append(field)
     return hashlib.sha256(b"".join(parts)).digest()
 
 

@@ -44,7 +44,7 @@ _WATCH_SECONDS = 0.02
 _OIDS = {"uuid": 2950, "timestamptz": 1184, "text": 25, "bigint": 20, "bytea": 17}
 _WIDTH = len(ALL_COLUMNS)
 # Statements that write so many rows at once, the largest first: one plan and one partition lookup for all of them.
-_SIZES = (16, 4, 1)
+_SIZES = (32, 16, 8, 4, 2, 1)
 # synchronous_commit: the answer waits for the disk, whatever the server's default is.
 _SESSION = "-c synchronous_commit=on -c statement_timeout=2000 -c lock_timeout=1000 -c timezone=UTC"
 
