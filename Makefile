@@ -39,7 +39,7 @@ lock: .venv/.installed-dev
 	$(PIP_COMPILE) --output-file=requirements-dev.lock requirements-dev.txt
 	$(PIP_COMPILE) --output-file=$(CLIENTS)/requirements-python1.lock $(CLIENTS)/requirements-python1.txt
 
-bench: .venv/.installed
+bench: .venv/.installed-dev
 	@exec $(BIN)/python -m bench $(ARGS)
 
 clean:
