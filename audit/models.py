@@ -35,6 +35,7 @@ class Record(models.Model):
         INVALID = "invalid", "Call with bad input"
         CONFIG = "config", "Change of configuration"
         AUTH = "auth", "Login or token"
+        AGENT = "agent", "Run of an agent"
         SYSTEM = "system", "Event of the system"
 
     class Decision(models.TextChoices):

@@ -115,7 +115,8 @@ class Installation:
         os.close(opener)
         access = self._fill(upstream)
         self._wait_for_site()
-        self._supervisor.start(_python("worker", _WORKER, "manage.py", "procrastinate", "worker"))
+        for name, what in (("worker", "jobs"), ("agents", "agents")):
+            self._supervisor.start(_python(name, _WORKER, "manage.py", "worker", what))
         call = self._make_first_call(access)
         if self._options.ready_file:
             write_private(self._options.ready_file, json.dumps(access.ready_document(), indent=2))

@@ -99,6 +99,7 @@ INSTALLED_APPS = [
     "tools",
     "access",
     "gateway",
+    "agents",
     "mcpsite",
 ]
 
@@ -284,6 +285,22 @@ MAX_RESULT_BYTES = env.integer(
     maximum=256 * 1024 * 1024,
 )
 WEB_WORKERS = env.integer("WEB_WORKERS", "Web worker processes.", 2, minimum=1, maximum=64)
+
+# --- Agents ----------------------------------------------------------------------------------------------------------
+AGENT_RUNS_AT_ONCE = env.integer(
+    "AGENT_RUNS_AT_ONCE", "Runs of agents that one agent worker works on at the same time.", 4, minimum=1, maximum=64
+)
+AGENT_RUN_DAYS = env.integer(
+    "AGENT_RUN_DAYS",
+    "Days after which a finished run is deleted with its input, steps and output; its records stay.",
+    90,
+    minimum=1,
+    maximum=3650,
+)
+LANGSMITH_TRACING = env.flag(
+    "LANGSMITH_TRACING",
+    "Send everything that agents are asked and answer to LangSmith. Off: the libraries report nothing to anybody.",
+)
 
 # --- Pages, logs, security -------------------------------------------------------------------------------------------
 LANGUAGE_CODE = "en"

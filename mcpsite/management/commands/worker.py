@@ -1,0 +1,61 @@
+"""`worker`: a process that runs background jobs, or the runs of agents."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandParser
+from procrastinate import App
+from procrastinate.contrib.django import app
+
+from agents.runs import QUEUE
+from agents.worker import AgentWorker, serve
+from mcpsite import env
+from mcpsite.postgres import conninfo
+
+logger = logging.getLogger("mcpsite.worker")
+
+# Below what the supervisor waits for before it kills.
+_GRACEFUL_SECONDS = 15.0
+# Older names of the same switch, which the library still obeys.
+_TRACING = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
+
+
+class Command(BaseCommand):
+    """Two kinds, so that what agents need (a language model's libraries, minutes of time) stays with them."""
+
+    help = "Run background jobs (`worker jobs`), or the runs of agents (`worker agents`), until SIGTERM."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Declare what is worked on."""
+        parser.add_argument("what", nargs="?", choices=("jobs", "agents"), default="jobs", help="default: jobs")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run until a signal asks to stop; what is under way is finished, or stopped after a while."""
+        logger.debug("working on %s", options["what"])
+        with app.replace_connector(app.connector.get_worker_connector()) as jobs:  # type: ignore[attr-defined]
+            asyncio.run(_agents(jobs) if options["what"] == "agents" else _jobs(jobs))
+
+
+async def _jobs(jobs: App) -> None:
+    async with jobs.open_async():
+        await jobs.run_worker_async(queues=["default"], name="jobs", shutdown_graceful_timeout=_GRACEFUL_SECONDS)
+
+
+async def _agents(jobs: App) -> None:
+    for name in _TRACING:
+        env.override(name, str(settings.LANGSMITH_TRACING).lower())
+    worker = AgentWorker(conninfo(settings.DATABASES["default"]))
+    async with jobs.open_async():
+        work = jobs.run_worker_async(
+            queues=[QUEUE],
+            name="agents",
+            concurrency=settings.AGENT_RUNS_AT_ONCE,
+            shutdown_graceful_timeout=_GRACEFUL_SECONDS,
+            additional_context={"worker": worker},
+        )
+        await serve(worker, work)
