@@ -234,7 +234,7 @@ def validate_input(text: str) -> str:
     """The task as it is kept. Raises ValidationError when it is empty or too long."""
     text = text.strip()
     if not text:
-        raise ValidationError("Say what the agent shall do.", code="required")
+        raise ValidationError("Say what the agent shall do.")
     if len(text) > LONGEST_INPUT:
-        raise ValidationError(f"This is too long: at most {LONGEST_INPUT} characters.", code="too_long")
+        raise ValidationError(f"This is too long: at most {LONGEST_INPUT} characters.")
     return text

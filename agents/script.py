@@ -99,7 +99,7 @@ def filled(value: Any, task: str, results: Mapping[str, Any]) -> Any:
         return value
     if whole := _FORM.fullmatch(value.strip()):
         return _value(whole[1], task, results)
-    return _FORM.sub(lambda found: _text(_value(found[1], task, results)), value)
+    return _FORM.sub(lambda found: as_text(_value(found[1], task, results)), value)
 
 
 def _value(path: str, task: str, results: Mapping[str, Any]) -> Any:
@@ -130,5 +130,6 @@ def _present(value: Any, what: str) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as it stands in a sentence."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_core.runnables import Runnable
 
-from agents.script import Ask, MissingValue, Say, Step, filled
+from agents.script import Ask, MissingValue, Say, Step, as_text, filled
 
 _WORD = re.compile(r"\s*\S+\s*")
 _WORD_SECONDS = 0.02
@@ -71,7 +71,7 @@ def _decided(step: Step, messages: Sequence[BaseMessage]) -> Step:
     results = {str(each.name): _read(str(each.text)) for each in messages if isinstance(each, ToolMessage)}
     try:
         if isinstance(step, Say):
-            return Say(str(filled(step.text, task, results)))
+            return Say(as_text(filled(step.text, task, results)))
         return Ask(step.tool, filled(step.arguments, task, results))
     except MissingValue:
         if step.otherwise is None:

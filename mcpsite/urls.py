@@ -13,6 +13,7 @@ from rest_framework.routers import APIRootView, DefaultRouter
 import access.openapi  # noqa: F401 - registers
 from access import api as access_api
 from access import pages
+from agents import api as agents_api
 from audit import api as audit_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView
@@ -40,6 +41,9 @@ resources.register("toolsets", tools_api.ToolsetViewSet, "toolset")
 resources.register("roles", access_api.RoleViewSet, "role")
 resources.register("grants", access_api.GrantViewSet, "grant")
 resources.register("tokens", access_api.TokenViewSet, "token")
+resources.register("agents", agents_api.AgentViewSet, "agent")
+resources.register("runs", agents_api.RunViewSet, "run")
+resources.register("model-providers", agents_api.ModelProviderViewSet, "model-provider")
 resources.register("audit/records", audit_api.RecordViewSet, "record")
 
 api = [
