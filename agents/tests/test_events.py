@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import orjson
 import pytest
@@ -17,7 +18,7 @@ from agents.tests.conftest import found, in_thread, queued, ran, until
 pytestmark = pytest.mark.usefixtures("company")
 
 
-def parsed(raw: bytes) -> list[tuple[str, int | None, dict]]:
+def parsed(raw: bytes) -> list[tuple[str, int | None, dict[str, Any]]]:
     """(event, id, data) of what was sent; comments and hints are left out."""
     told = []
     for block in raw.decode().split("\n\n"):
@@ -28,7 +29,7 @@ def parsed(raw: bytes) -> list[tuple[str, int | None, dict]]:
     return told
 
 
-async def all_of(stream) -> list[tuple[str, int | None, dict]]:
+async def all_of(stream) -> list[tuple[str, int | None, dict[str, Any]]]:
     return parsed(b"".join([part async for part in stream]))
 
 
