@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.auth.models import Permission
 from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiResponse, extend_schema
-from rest_framework import exceptions, mixins, serializers, viewsets
+from rest_framework import exceptions, serializers, viewsets
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,9 +18,11 @@ from access import tokens
 from access.attempts import WINDOW_SECONDS, TooManyAttempts
 from access.login import LoginRefused, log_in, record_auth, record_token
 from access.models import ApiToken, Grant, Role, Scope, User
-from access.privileges import may_edit_role, may_manage
+from access.privileges import assignable_permissions, manageable, may_edit_role, may_manage
 from access.rest import CHALLENGE
+from access.user_api import PermissionField
 from audit.changes import differences, stored
+from audit.conditions import Guarded
 from audit.doors import RecordedViewSet
 from tools.models import Tool, Toolset
 
@@ -134,18 +137,27 @@ class RevokeView(_Public):
 
 
 class RoleSerializer(serializers.ModelSerializer[Role]):
-    """A role. Its Django permissions are given in the admin."""
+    """A role: what may be done in the admin and by REST. What may be called is said by its grants."""
 
-    permissions = serializers.SerializerMethodField(help_text="Django permissions, as `app.codename`.")
+    permissions = PermissionField(
+        many=True,
+        required=False,
+        queryset=Permission.objects.select_related("content_type"),
+        help_text="Django permissions, as `app.codename`. Only those that the caller has can be given.",
+    )
 
     class Meta:
         model = Role
         fields = ("id", "name", "description", "permissions")
         read_only_fields = ("id",)
 
-    def get_permissions(self, role: Role) -> list[str]:
-        """By their names in Django."""
-        return sorted(f"{each.content_type.app_label}.{each.codename}" for each in role.permissions.all())
+    def validate_permissions(self, wanted: list[Permission]) -> list[Permission]:
+        """Nobody gives what they do not have."""
+        foreign = set(wanted) - set(assignable_permissions(self.context["request"].user))
+        if foreign:
+            names = ", ".join(sorted(each.codename for each in foreign))
+            raise serializers.ValidationError(f"You do not have these yourself: {names}.", code="not_yours_to_give")
+        return wanted
 
 
 class RoleViewSet(RecordedViewSet, viewsets.ModelViewSet[Role]):
@@ -156,17 +168,11 @@ class RoleViewSet(RecordedViewSet, viewsets.ModelViewSet[Role]):
     filterset_fields = ("name",)
     search_fields = ("name", "description")
     ordering = ("name",)
-    http_method_names = ["get", "post", "patch", "delete", "head", "options"]
+    ordering_fields = ("id",)
 
-    def perform_update(self, serializer: Any) -> None:
+    def admit(self, obj: Role) -> None:
         """Only a role that the caller may edit."""
-        _editable(self.request, serializer.instance)
-        super().perform_update(serializer)
-
-    def perform_destroy(self, instance: Any) -> None:
-        """Only a role that the caller may edit."""
-        _editable(self.request, instance)
-        super().perform_destroy(instance)
+        _editable(self.request, obj)
 
 
 def _editable(request: Request, role: Role) -> None:
@@ -203,8 +209,11 @@ class GrantViewSet(RecordedViewSet, viewsets.ModelViewSet[Grant]):
     serializer_class = GrantSerializer
     filterset_fields = ("role__name", "toolset__name", "tool__name", "tag")
     search_fields = ("role__name", "tag")
-    ordering = ("id",)
-    http_method_names = ["get", "post", "patch", "delete", "head", "options"]
+    ordering = ("created_at",)
+
+    def admit(self, obj: Grant) -> None:
+        """Only of a role that the caller may edit."""
+        _editable(self.request, obj.role)
 
     def perform_create(self, serializer: Any) -> None:
         """Only into a role that the caller may edit."""
@@ -212,15 +221,9 @@ class GrantViewSet(RecordedViewSet, viewsets.ModelViewSet[Grant]):
         super().perform_create(serializer)
 
     def perform_update(self, serializer: Any) -> None:
-        """Only from and into roles that the caller may edit."""
-        _editable(self.request, serializer.instance.role)
+        """Only into a role that the caller may edit."""
         _editable(self.request, serializer.validated_data.get("role", serializer.instance.role))
         super().perform_update(serializer)
-
-    def perform_destroy(self, instance: Any) -> None:
-        """Only of a role that the caller may edit."""
-        _editable(self.request, instance.role)
-        super().perform_destroy(instance)
 
 
 class TokenSerializer(serializers.ModelSerializer[ApiToken]):
@@ -263,7 +266,7 @@ class IssuedTokenSerializer(TokenSerializer):
         fields = (*TokenSerializer.Meta.fields, "secret")  # type: ignore[assignment]
 
 
-class TokenViewSet(mixins.CreateModelMixin, mixins.DestroyModelMixin, viewsets.ReadOnlyModelViewSet[ApiToken]):
+class TokenViewSet(Guarded, viewsets.ReadOnlyModelViewSet[ApiToken]):
     """Make, list and revoke API tokens. Deleting one revokes it: what it did stays explained."""
 
     queryset = ApiToken.objects.select_related("user", "toolset", "use")
@@ -271,13 +274,13 @@ class TokenViewSet(mixins.CreateModelMixin, mixins.DestroyModelMixin, viewsets.R
     filterset_fields = ("user__username", "toolset__name")
     search_fields = ("name", "prefix")
     ordering = ("prefix",)
+    ordering_fields = ("created_at",)
+    http_method_names = ["get", "post", "delete", "head", "options"]
     action_permissions = {"destroy": "access.change_apitoken"}
 
     def get_queryset(self) -> QuerySet[ApiToken]:
         """Tokens of users whom the caller may manage."""
-        found = super().get_queryset()
-        users = User.objects.filter(pk__in=found.values("user"))
-        return found.filter(user__in=[user.pk for user in users if may_manage(self.request.user, user)])
+        return super().get_queryset().filter(user__in=manageable(self.request.user).values("pk"))
 
     @extend_schema(request=TokenSerializer, responses={201: IssuedTokenSerializer})
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
@@ -294,8 +297,11 @@ class TokenViewSet(mixins.CreateModelMixin, mixins.DestroyModelMixin, viewsets.R
                 record_token(request, token, "token_created", differences({}, stored(token)), door="rest")
         except ValueError as error:
             raise exceptions.ValidationError({"expires_at": [str(error)]}) from error
-        found = {**TokenSerializer(token).data, "secret": secret}
-        return Response(found, status=201, headers={"Cache-Control": "no-store"})
+        response = self.answer(self.get_queryset().get(pk=token.pk), 201)
+        response.data["secret"] = secret
+        response["Cache-Control"] = "no-store"
+        response["Location"] = request.build_absolute_uri(self.address_of(token))
+        return response
 
     def perform_destroy(self, instance: ApiToken) -> None:
         """Revoke, and record it."""

@@ -1,7 +1,8 @@
-"""How REST knows its callers, what it lets them do, how it pages, and how it says no. The only home of these words."""
+"""How REST knows its callers, reads what they send, what it lets them do, and how it says no."""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -10,21 +11,19 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from django.core import signing
+from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import InterfaceError, OperationalError
+from django.db import DataError, IntegrityError, InterfaceError, OperationalError
 from django.db.models.deletion import ProtectedError, RestrictedError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions, status
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.authentication import SessionAuthentication as DjangoSessionAuthentication
-from rest_framework.pagination import Cursor, CursorPagination
 from rest_framework.parsers import JSONParser
 from rest_framework.permissions import SAFE_METHODS, DjangoModelPermissions
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import as_serializer_error
-from rest_framework.utils.urls import replace_query_param
 
 from access import tokens
 from access.models import Scope, User
@@ -86,18 +85,46 @@ class SessionAuthentication(DjangoSessionAuthentication):
     """The admin's session, for the API pages in a browser; CSRF tokens are checked."""
 
 
+class TooLarge(exceptions.APIException):
+    """The body is larger than any request needs."""
+
+    status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
+    default_code = "too_large"
+
+
 class Parser(JSONParser):
-    """JSON as /mcp reads it: strict, and no deeper than can be written again."""
+    """JSON in one reading only: no key twice, no NaN, nothing deeper than can be written again, no NUL in a text."""
 
     def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> Any:
-        """The value. Raises ParseError."""
+        """The value. Raises ParseError and TooLarge."""
+        raw = stream.read(settings.MCP_MAX_BODY_BYTES + 1)
+        if len(raw) > settings.MCP_MAX_BODY_BYTES:
+            raise TooLarge(f"The body is larger than {settings.MCP_MAX_BODY_BYTES} bytes.")
         try:
-            value = orjson.loads(stream.read())
+            value = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
             raise exceptions.ParseError(f"The body is not JSON: {error}") from error
         if not is_writable(value):
             raise exceptions.ParseError("The body is nested too deeply, or holds what JSON cannot.")
+        if b"\\u0000" in raw and _holds_nul(value):
+            raise exceptions.ParseError("A text holds the character NUL, which cannot be stored.")
+        json.loads(raw, object_pairs_hook=_without_doubles)
         return value
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> None:
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise exceptions.ParseError(f"The key “{double[:80]}” occurs twice in one object: which one counts?")
+
+
+def _holds_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, Mapping):
+        return any(map(_holds_nul, value)) or any(map(_holds_nul, value.values()))
+    return isinstance(value, list) and any(map(_holds_nul, value))
 
 
 # --- What ------------------------------------------------------------------------------------------------------------
@@ -127,6 +154,8 @@ class ModelPermissions(DjangoModelPermissions):
         """Whether the request may go on; raises PermissionDenied where there is more to say than no."""
         if not request.user.is_authenticated:
             return False
+        if request.method not in view.allowed_methods:
+            raise exceptions.MethodNotAllowed(str(request.method))
         default = Scope.READ if request.method in SAFE_METHODS else Scope.WRITE
         require_scope(request, getattr(view, "required_scope", default))
         narrowed = getattr(request.auth, "toolset_id", None) is not None
@@ -134,50 +163,6 @@ class ModelPermissions(DjangoModelPermissions):
             raise exceptions.PermissionDenied("This token is narrowed to a toolset.", code="insufficient_scope")
         named = getattr(view, "action_permissions", {}).get(getattr(view, "action", None))
         return bool(request.user.has_perm(named)) if named else super().has_permission(request, view)
-
-
-# --- Pages -----------------------------------------------------------------------------------------------------------
-
-
-class CursorPages(CursorPagination):
-    """Pages by cursor: no counting, no offsets. `limit` is 1 to 500; a cursor is signed for its user and its path."""
-
-    page_size = 100
-    max_page_size = 500
-    page_size_query_param = "limit"
-    ordering = "pk"
-
-    def paginate_queryset(self, queryset: Any, request: Request, view: Any = None) -> list[Any] | None:
-        """One page of the queryset. Raises ValidationError for a limit that is no number."""
-        self._signer = signing.Signer(salt=f"{request.path}|{request.user.pk}")
-        return super().paginate_queryset(queryset, request, view)
-
-    def get_ordering(self, request: Request, queryset: Any, view: Any) -> tuple[str, ...]:
-        """The view's ordering, by a column that is unique."""
-        return tuple(getattr(view, "ordering", ("pk",)))
-
-    def get_page_size(self, request: Request) -> int:
-        """`limit` within its bounds; more than the most gives the most."""
-        given = request.query_params.get("limit", str(type(self).page_size))
-        if not (given.isascii() and given.isdecimal() and int(given[:9]) >= 1):
-            raise exceptions.ValidationError({"limit": ["Give a whole number from 1 to 500."]})
-        return min(int(given[:9]), self.max_page_size)
-
-    def decode_cursor(self, request: Request) -> Cursor | None:
-        """The cursor of the request; raises NotFound for one that was not given to this user at this path."""
-        encoded = request.query_params.get(self.cursor_query_param)
-        if encoded is None:
-            return None
-        try:
-            offset, reverse, position = self._signer.unsign_object(encoded)
-        except (signing.BadSignature, ValueError, TypeError) as error:
-            raise exceptions.NotFound("This cursor does not belong here.", code="invalid_cursor") from error
-        return Cursor(offset=offset, reverse=reverse, position=position)
-
-    def encode_cursor(self, cursor: Cursor) -> str:
-        """The URL of the page that the cursor points at."""
-        encoded = self._signer.sign_object([cursor.offset, cursor.reverse, cursor.position])
-        return replace_query_param(str(self.base_url), self.cursor_query_param, encoded)
 
 
 # --- No --------------------------------------------------------------------------------------------------------------
@@ -262,6 +247,12 @@ def _api_exception(exc: Exception) -> exceptions.APIException | None:
             return exceptions.ValidationError(as_serializer_error(exc))
         case ProtectedError() | RestrictedError():
             return Conflict("Something else depends on it.", code="in_use")
+        case IntegrityError():
+            logger.warning("a change was refused by the database: %s", exc)
+            return Conflict("Somebody else changed the same at this moment. Read it again, then decide anew.")
+        case DataError():
+            logger.warning("the database cannot use a value: %s", exc)
+            return exceptions.ParseError("A value is beyond what can be stored.", code="bad_request")
         case OperationalError() | InterfaceError():
             logger.error("the database does not answer: %s", exc)
             return Unavailable("The database does not answer.", code="database_unavailable")

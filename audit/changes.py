@@ -56,6 +56,16 @@ def snapshot(obj: models.Model) -> Snapshot:
     return found
 
 
+def hidden_state(obj: models.Model) -> dict[str, Hidden]:
+    """The object's secrets by name, to be compared and not to be read."""
+    values = {each.name: _value(obj, each) for each in obj._meta.concrete_fields if _is_hidden(each)}
+    return {name: value for name, value in values.items() if isinstance(value, Hidden)}
+
+
+def _is_hidden(column: models.Field[Any, Any]) -> bool:
+    return column.name in HIDDEN_FIELDS or isinstance(column, EncryptedJSONField)
+
+
 def stored(obj: models.Model) -> Snapshot:
     """What the database holds of the object now; empty when it holds nothing."""
     found = obj._meta.model._base_manager.filter(pk=obj.pk).first()

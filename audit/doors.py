@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
@@ -17,6 +17,7 @@ from django.template.response import TemplateResponse
 from unfold.widgets import UnfoldAdminTextareaWidget  # type: ignore[import-untyped]
 
 from audit.changes import Action, Snapshot, delete_recorded, link_to, record_change, stored, type_of
+from audit.conditions import Guarded
 from audit.models import Record
 from audit.theme import BaseAdmin, with_code
 
@@ -236,24 +237,20 @@ def _readable(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
 
 
-class _Serializer(Protocol):
-    instance: Any
+class RecordedViewSet(Guarded):
+    """Mixed into a DRF viewset: create, update and destroy are recorded in the transaction of the change.
 
-    def save(self) -> Any: ...
+    Retrieved and written objects have ETags, which `If-Match` asks for (`audit.conditions`). A viewset that lacks one
+    of these actions says so in `http_method_names`.
+    """
 
-
-class RecordedViewSet:
-    """Mixed into a DRF viewset: create, update and destroy are recorded in the transaction of the change."""
-
-    request: Any
-
-    def perform_create(self, serializer: _Serializer) -> None:
+    def perform_create(self, serializer: Any) -> None:
         """Create and record."""
         with transaction.atomic():
             obj = serializer.save()
             record_change(action="create", obj=obj, before={}, after=stored(obj), door="rest", request=self.request)
 
-    def perform_update(self, serializer: _Serializer) -> None:
+    def perform_update(self, serializer: Any) -> None:
         """Update and record the difference, if there is one."""
         with transaction.atomic():
             before = stored(serializer.instance)

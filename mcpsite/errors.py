@@ -29,7 +29,9 @@ def permission_denied(request: HttpRequest, exception: Exception) -> HttpRespons
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """404."""
     if _is_api(request):
-        return problem_page(request, 404, "not_found", "There is nothing at this address.")
+        return problem_page(
+            request, 404, "not_found", "There is nothing at this address. Addresses of the API end with a slash."
+        )
     return defaults.page_not_found(request, exception)
 
 

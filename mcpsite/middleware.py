@@ -13,6 +13,7 @@ from typing import cast
 from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
 from csp.middleware import CSPMiddleware, PolicyParts
 from django.http import HttpRequest, HttpResponseBase
+from django.middleware.common import CommonMiddleware
 from django.utils.decorators import sync_and_async_middleware
 
 from audit.caller import REQUEST_ID
@@ -75,6 +76,15 @@ def probes(
         return cast(HttpResponseBase, get_response(request))
 
     return sync_middleware
+
+
+class Common(CommonMiddleware):
+    """Django's, which adds a slash that is missing. Not to changes by REST: what is sent on comes as GET."""
+
+    def should_redirect_with_slash(self, request: HttpRequest) -> bool:
+        """Whether the address is good but for its end, and nothing is lost by sending the caller there."""
+        kept = request.method not in ("GET", "HEAD", "OPTIONS") and request.path.startswith("/api/")
+        return not kept and super().should_redirect_with_slash(request)
 
 
 class ContentSecurityPolicy(CSPMiddleware):

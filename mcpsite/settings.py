@@ -110,7 +110,7 @@ MIDDLEWARE = [
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "mcpsite.middleware.ContentSecurityPolicy",
     "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.middleware.common.CommonMiddleware",
+    "mcpsite.middleware.Common",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
@@ -219,10 +219,10 @@ SESSION_COOKIE_SAMESITE = "Lax"
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["access.rest.BearerAuthentication", "access.rest.SessionAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["access.rest.ModelPermissions"],
-    "DEFAULT_PAGINATION_CLASS": "access.rest.CursorPages",
+    "DEFAULT_PAGINATION_CLASS": "access.lists.Pages",
     "DEFAULT_FILTER_BACKENDS": [
-        "django_filters.rest_framework.DjangoFilterBackend",
-        "rest_framework.filters.SearchFilter",
+        "access.lists.Filters",
+        "access.lists.Search",
     ],
     "DEFAULT_RENDERER_CLASSES": [
         "rest_framework.renderers.JSONRenderer",
@@ -232,7 +232,6 @@ REST_FRAMEWORK = {
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "DEFAULT_THROTTLE_RATES": {"login": "20/min"},
     "EXCEPTION_HANDLER": "access.rest.problem",
-    "PAGE_SIZE": 100,
     "TEST_REQUEST_DEFAULT_FORMAT": "json",
 }
 SPECTACULAR_SETTINGS = {
@@ -275,7 +274,11 @@ CALLS_PER_MINUTE = env.integer(
     "CALLS_PER_MINUTE", "Budget of a principal per tool where no grant sets one.", 600, minimum=1, maximum=10_000_000
 )
 MCP_MAX_BODY_BYTES = env.integer(
-    "MCP_MAX_BODY_BYTES", "Largest request body at /mcp.", 4 * 1024 * 1024, minimum=1024, maximum=64 * 1024 * 1024
+    "MCP_MAX_BODY_BYTES",
+    "Largest request body at /mcp and by REST.",
+    4 * 1024 * 1024,
+    minimum=1024,
+    maximum=64 * 1024 * 1024,
 )
 MAX_RESULT_BYTES = env.integer(
     "MAX_RESULT_BYTES",

@@ -12,7 +12,7 @@ from rest_framework.routers import APIRootView, DefaultRouter
 
 import access.openapi  # noqa: F401 - registers
 from access import api as access_api
-from access import pages
+from access import pages, user_api
 from agents import api as agents_api
 from audit import api as audit_api
 from gateway.admin import try_tool
@@ -38,6 +38,8 @@ resources.include_format_suffixes = False
 resources.register("tools", tools_api.ToolViewSet, "tool")
 resources.register("data-sources", tools_api.DataSourceViewSet, "data-source")
 resources.register("toolsets", tools_api.ToolsetViewSet, "toolset")
+resources.register("users", user_api.UserViewSet, "user")
+resources.register("service-accounts", user_api.ServiceAccountViewSet, "service-account")
 resources.register("roles", access_api.RoleViewSet, "role")
 resources.register("grants", access_api.GrantViewSet, "grant")
 resources.register("tokens", access_api.TokenViewSet, "token")

@@ -8,7 +8,7 @@ import orjson
 from django.db import transaction
 from django.db.models import QuerySet
 from drf_spectacular.utils import extend_schema, extend_schema_field
-from rest_framework import exceptions, mixins, serializers, viewsets
+from rest_framework import exceptions, serializers, viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -118,7 +118,7 @@ class DataSourceViewSet(RecordedViewSet, viewsets.ModelViewSet[DataSource]):
     filterset_fields = ("kind", "enabled", "name")
     search_fields = ("name", "description")
     ordering = ("name",)
-    http_method_names = ["get", "post", "patch", "delete", "head", "options"]
+    ordering_fields = ("created_at", "updated_at")
     action_permissions = {"test": "tools.sync_datasource", "sync": "tools.sync_datasource"}
 
     @extend_schema(request=None, responses=CheckSerializer)
@@ -228,13 +228,7 @@ class ToolSerializer(serializers.ModelSerializer[Tool]):
         return tool
 
 
-class ToolViewSet(
-    RecordedViewSet,
-    mixins.CreateModelMixin,
-    mixins.UpdateModelMixin,
-    mixins.DestroyModelMixin,
-    viewsets.ReadOnlyModelViewSet[Tool],
-):
+class ToolViewSet(RecordedViewSet, viewsets.ModelViewSet[Tool]):
     """What can be called. A tool is named by its name."""
 
     queryset = Tool.objects.select_related("source", "current")
@@ -242,9 +236,9 @@ class ToolViewSet(
     filterset_fields = ("effect", "enabled", "source__name")
     search_fields = ("name",)
     ordering = ("name",)
+    ordering_fields = ("created_at", "updated_at")
     lookup_field = "name"
     lookup_value_regex = "[A-Za-z0-9_-]{1,64}"
-    http_method_names = ["get", "post", "patch", "delete", "head", "options"]
     keeps_to_toolset = True
 
     def get_queryset(self) -> QuerySet[Tool]:
@@ -272,4 +266,4 @@ class ToolsetViewSet(RecordedViewSet, viewsets.ModelViewSet[Toolset]):
     filterset_fields = ("name",)
     search_fields = ("name", "title")
     ordering = ("name",)
-    http_method_names = ["get", "post", "patch", "delete", "head", "options"]
+    ordering_fields = ("created_at", "updated_at")

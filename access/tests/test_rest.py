@@ -146,3 +146,91 @@ def test_a_database_that_does_not_answer_is_503(monkeypatch):
     answer = client.get(TOOLS)
     assert (answer.status_code, answer.json()["code"], answer["Retry-After"]) == (503, "database_unavailable", "1")
     assert b"canary" not in answer.content
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"name": "x", "name": "y"}',
+        b'{"name": "x", "tools": [{"a": 1, "a": 1}]}',
+        b'{"name": NaN}',
+        b'{"name": 1e999}',
+        b'{"name": "\\ud800"}',
+        b'{"name": "\xff"}',
+        b'{"name": "a\\u0000"}',
+        b'{"a\\u0000": 1}',
+        b'{"name": ["a", "\\u0000"]}',
+        b'{"name": "\x00"}',
+        b'{"name": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"name": ' + b"[" * 100_000,
+        b"\xef\xbb\xbf{}",
+        b'{"name": "x"} {}',
+        b"{'name': 'x'}",
+        b"name=x",
+    ],
+)
+def test_what_can_be_read_in_two_ways_is_not_read(body):
+    answer = make_client("add_toolset").post("/api/v1/toolsets/", data=body, content_type="application/json")
+    assert (answer.status_code, answer.json()["code"]) == (400, "parse_error")
+    assert not Toolset.objects.exists()
+
+
+def test_a_backslash_before_u0000_is_no_nul():
+    body = b'{"name": "x", "title": "\\\\u0000"}'
+    answer = make_client("add_toolset").post("/api/v1/toolsets/", data=body, content_type="application/json")
+    assert answer.json()["title"] == "\\u0000"
+
+
+def test_a_body_beyond_the_limit_is_refused(settings):
+    settings.MCP_MAX_BODY_BYTES = 100
+    client = make_client("add_toolset")
+    assert client.post("/api/v1/toolsets/", {"name": "x", "title": "t" * 50}).status_code == 201
+    answer = client.post("/api/v1/toolsets/", {"name": "y", "title": "t" * 100})
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/xml", "multipart/form-data; boundary=x", "x"])
+def test_only_json_is_taken(media_type):
+    answer = make_client("add_toolset").post("/api/v1/toolsets/", data=b'{"name": "x"}', content_type=media_type)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_only_json_and_pages_are_given():
+    client = make_client("view_toolset")
+    answer = client.get("/api/v1/toolsets/", headers={"Accept": "text/csv"})
+    assert (answer.status_code, answer.json()["code"]) == (406, "not_acceptable")
+    assert client.get("/api/v1/toolsets/", headers={"Accept": "*/*"})["Content-Type"] == "application/json"
+
+
+def test_what_is_not_offered_says_what_is():
+    client = make_client("view_tool", "view_record")
+    answer = client.put(TOOLS, {})
+    assert (answer.status_code, answer["Allow"]) == (405, "GET, POST, HEAD, OPTIONS")
+    answer = client.delete("/api/v1/audit/records/")
+    assert (answer.status_code, answer["Allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+def test_head_has_the_headers_of_get_and_options_says_what_there_is():
+    client, url = make_client("view_tool"), f"{TOOLS}{make_tool('find').name}/"
+    got, head = client.get(url), client.head(url)
+    assert (head.status_code, head.content, head["ETag"]) == (200, b"", got["ETag"])
+    options = client.options(url)
+    assert (options.status_code, options["Allow"]) == (200, "GET, PUT, PATCH, DELETE, HEAD, OPTIONS")
+
+
+def test_a_missing_slash_is_forgiven_to_readers_only():
+    client = make_client("view_tool", "add_toolset")
+    answer = client.get("/api/v1/tools?limit=1")
+    assert (answer.status_code, answer["Location"]) == (301, "/api/v1/tools/?limit=1")
+    answer = client.post("/api/v1/toolsets", {"name": "x"})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert "slash" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["roles/99999999999999999999/", "roles/-1/", "roles/x/", "roles/1%00/", "tools/a%00b/", "grants/1/", "tokens/%FF/"],
+)
+def test_an_id_that_cannot_be_one_is_not_found(path):
+    client = make_client("view_role", "view_tool", "view_grant", "view_apitoken")
+    assert client.get(f"/api/v1/{path}").status_code == 404

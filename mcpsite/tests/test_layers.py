@@ -46,7 +46,10 @@ ROOMS: dict[str, dict[str, str]] = {
     },
     "rest_framework rest_framework_simplejwt": {
         "*/api.py": "the REST doors",
-        "access/rest.py": "how REST authenticates, pages and refuses",
+        "access/user_api.py": "the REST door of users",
+        "access/lists.py": "how REST pages, filters and orders",
+        "audit/conditions.py": "what REST objects share on every floor: ETags and preconditions",
+        "access/rest.py": "how REST authenticates, reads and refuses",
         "access/tokens.py": "JWTs and their blacklist are SimpleJWT's",
         "mcpsite/admin.py": "takes SimpleJWT's bookkeeping out of the admin",
         "mcpsite/urls.py": "puts the resources of all floors under one address",
