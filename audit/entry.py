@@ -19,7 +19,6 @@ import os
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from struct import Struct
 from typing import Any, NamedTuple
@@ -111,8 +110,7 @@ class Entry(NamedTuple):
     total_us: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """An entry as it is stored: the binary parameters of `ALL_COLUMNS`, in order."""
 
     rid: uuid.UUID

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 from django.conf import settings
@@ -25,8 +25,7 @@ from gateway.wire import Message, WireError
 logger = logging.getLogger("gateway")
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(NamedTuple):
     """Who came, from where, and under which policy."""
 
     snapshot: Snapshot

@@ -7,8 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from django.conf import settings
@@ -33,8 +32,7 @@ _KEPT_OF_REFUSED = 16 * 1024
 Facts = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(NamedTuple):
     """What a door knows of a call. `raw` are the bytes of the arguments that the ledger commits to."""
 
     principal: Principal
@@ -55,8 +53,7 @@ class Call:
 GATES = ("ready", "grant", "budget", "arguments", "intent", "record")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a call brought, and the ids under which it is on record.
 
     `body` is the CallToolResult as JSON without its `_meta` and `resultType`: the bytes that the record commits to.
@@ -228,8 +225,7 @@ class Pipeline:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(NamedTuple):
     """What a call brought, ready to be committed to and sent."""
 
     body: bytes

@@ -10,8 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -61,8 +60,7 @@ class WireError(Exception):
         self.identifier, self.retry_after = identifier, retry_after
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message of a client. `identifier` is None for a notification, and `method` is empty for a response."""
 
     method: str

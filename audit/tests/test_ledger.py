@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import psycopg
 import pytest
@@ -103,7 +102,7 @@ async def test_one_bad_row_does_not_take_the_others_with_it(writer: Ledger) -> N
     broken = writer._waiting[-1] if writer._waiting else writer._in_flight[-1]
     parameters = list(broken.row.parameters)
     parameters[2] = None
-    broken.row = replace(broken.row, parameters=tuple(parameters))
+    broken.row = broken.row._replace(parameters=tuple(parameters))
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result) for result in results] == [uuid.UUID] * 3 + [LedgerUnavailable]
 
