@@ -24,6 +24,7 @@ from django.db import connections
 from psycopg import pq
 
 from audit.entry import ALL_COLUMNS, INSERT, Entry, Row, encode, python_values
+from audit.histogram import Histogram
 from keyring.keys import KeyRing, ring
 
 __all__ = ["Entry", "Ledger", "LedgerUnavailable", "record"]
@@ -58,6 +59,7 @@ class LedgerUnavailable(Exception):
 @dataclass(slots=True, eq=False)
 class _Pending:
     row: Row
+    since: float
     expires: float
     written: asyncio.Future[None] | None = field(default=None)
 
@@ -69,6 +71,7 @@ class Ledger:
         self.writer_id = uuid.uuid4()
         self.batches = 0
         self.rows = 0
+        self.waits = Histogram()
         self._conninfo = conninfo
         self._keys = keys or ring()
         self._seq = 0
@@ -114,6 +117,11 @@ class Ledger:
         stuck = bool(self._in_flight) and self._loop.time() - self._sent_at > INTENT_SECONDS
         return self._pg is not None and not stuck and not self._full()
 
+    @property
+    def queued(self) -> int:
+        """Records that are not durable yet."""
+        return len(self._waiting) + len(self._in_flight)
+
     def _full(self) -> bool:
         return len(self._waiting) >= _QUEUE_LIMIT or self._bytes >= _QUEUE_BYTES
 
@@ -139,7 +147,8 @@ class Ledger:
 
     def _enqueue(self, entry: Entry, within: float) -> _Pending:
         self._seq += 1
-        pending = _Pending(encode(entry, self._keys, self.writer_id, self._seq), self._loop.time() + within)
+        now = self._loop.time()
+        pending = _Pending(encode(entry, self._keys, self.writer_id, self._seq), now, now + within)
         self._waiting.append(pending)
         self._bytes += pending.row.size
         self._send()
@@ -219,7 +228,9 @@ class Ledger:
             self.batches += 1
             self.rows += len(batch)
             self._bytes -= sum(pending.row.size for pending in batch)
+            now = self._loop.time()
             for pending in batch:
+                self.waits.observe(int((now - pending.since) * 1_000_000))
                 if pending.written is not None and not pending.written.done():
                     pending.written.set_result(None)
             self._isolate = self._isolate and bool(self._waiting)

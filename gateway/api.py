@@ -1,22 +1,27 @@
-"""Call a tool by REST: the same pipeline, behind DRF's authentication."""
+"""Call a tool by REST: the same pipeline, behind DRF's authentication. And the metrics, behind a guard of their own."""
 
 from __future__ import annotations
 
+from hmac import compare_digest
 from typing import Any
 
 import orjson
 from asgiref.sync import async_to_sync
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
+from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import exceptions, serializers
-from rest_framework.authentication import get_authorization_header
-from rest_framework.permissions import IsAuthenticated
+from rest_framework.authentication import BaseAuthentication, get_authorization_header
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from access import policy
 from access.models import Scope
-from access.rest import Unavailable, require_scope
+from access.rest import CHALLENGE, BearerAuthentication, SessionAuthentication, Unavailable, require_scope
 from access.snapshot import Principal, Snapshot
 from access.tokens import InvalidToken
 from audit.caller import REQUEST_ID, address_of
@@ -119,3 +124,64 @@ def _response(answer: Answer) -> Response:
     if answer.meta:
         result["_meta"] = answer.meta
     return Response({"record": answer.record_id, "call": answer.call_id, "code": answer.code, "result": result})
+
+
+# --- Metrics ---------------------------------------------------------------------------------------------------------
+
+
+class MetricsTokenAuthentication(BaseAuthentication):
+    """`Authorization: Bearer` with METRICS_TOKEN: asks no database, so that metrics are there when that is away."""
+
+    def authenticate(self, request: Request) -> tuple[AnonymousUser, str] | None:
+        """Nobody in particular, with the word for why they may read; None for any other credential."""
+        scheme, _, raw = get_authorization_header(request).strip().partition(b" ")
+        token = settings.METRICS_TOKEN
+        if scheme.lower() != b"bearer" or not token or not compare_digest(raw.strip(), token.encode()):
+            return None
+        return AnonymousUser(), "METRICS_TOKEN"
+
+    def authenticate_header(self, request: Request) -> str:
+        """The challenge of a 401 (RFC 6750, section 3)."""
+        return CHALLENGE
+
+
+class MayReadMetrics(BasePermission):
+    """METRICS_TOKEN, or a user with the permission `audit.view_metrics`, whose token may read all there is."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """Whether the request may go on; raises PermissionDenied for a token that was not made for this."""
+        if isinstance(request.successful_authenticator, MetricsTokenAuthentication):
+            return True
+        require_scope(request, Scope.READ)
+        if getattr(request.auth, "toolset_id", None) is not None:
+            raise exceptions.PermissionDenied("This token is narrowed to a toolset.", code="insufficient_scope")
+        return bool(request.user.has_perm("audit.view_metrics"))
+
+
+class AnyAccept(BaseContentNegotiation):
+    """Who scrapes names formats that no renderer of ours has; the view chooses among them."""
+
+    def select_parser(self, request: Any, parsers: Any) -> Any:
+        """The only one."""
+        return parsers[0]
+
+    def select_renderer(self, request: Any, renderers: Any, format_suffix: Any = None) -> Any:
+        """JSON, which problems are written in."""
+        return renderers[0], renderers[0].media_type
+
+
+class MetricsView(APIView):
+    """What Prometheus reads: the sum over all processes."""
+
+    authentication_classes = [MetricsTokenAuthentication, BearerAuthentication, SessionAuthentication]
+    permission_classes = [MayReadMetrics]
+    content_negotiation_class = AnyAccept
+
+    @extend_schema(exclude=True)
+    def get(self, request: Request) -> HttpResponse:
+        """The metrics of this moment, in Prometheus's text format or as OpenMetrics."""
+        gateway: Gateway | None = getattr(request._request, "scope", {}).get("mcpsite.gateway")
+        if gateway is None:
+            raise Unavailable("This process carries out no calls, so it has no metrics.")
+        text, content_type = async_to_sync(gateway.metrics.scrape)(request.headers.get("Accept", ""))
+        return HttpResponse(text, content_type=content_type, headers={"Cache-Control": "no-store"})

@@ -19,7 +19,10 @@ from gateway.calls import Call, Pipeline, Refused
 from gateway.feed import Feed
 from gateway.http import ASGIScope, Receive, Send
 from gateway.limits import Budgets
+from gateway.meter import Meter
+from gateway.metrics import Metrics, read
 from gateway.sources import Connectors
+from gateway.tally import Reading
 from gateway.wire import Message, WireError
 
 logger = logging.getLogger("gateway")
@@ -49,7 +52,9 @@ class Gateway:
         self.connectors = Connectors()
         self.feed = Feed(conninfo, self._swapped)
         self.budgets = Budgets(settings.REDIS_URL, settings.WEB_WORKERS)
-        self.pipeline = Pipeline(lambda: self.feed.current, self.ledger, self.budgets, self.connectors.of)
+        self.meter = Meter()
+        self.pipeline = Pipeline(lambda: self.feed.current, self.ledger, self.budgets, self.connectors.of, self.meter)
+        self.metrics = Metrics(conninfo, self.reading)
         self.doorman = Doorman(conninfo, self.ledger)
         self.intake = http.Intake()
 
@@ -61,6 +66,7 @@ class Gateway:
         await self.ledger.start()
         self.feed.start()
         self.doorman.start()
+        self.metrics.start()
 
     async def stop(self) -> None:
         """Finish what is under way, then disconnect."""
@@ -69,10 +75,15 @@ class Gateway:
         await self.ledger.stop()
         await self.connectors.close()
         await self.budgets.close()
+        await self.metrics.stop()
 
     def ready(self) -> bool:
         """Whether a call would be served now."""
         return self.feed.current is not None and self.ledger.available
+
+    def reading(self) -> Reading:
+        """The numbers of this process."""
+        return read(self.meter, self.ledger, self.budgets, self.feed, self.connectors)
 
     def serves(self, path: str) -> bool:
         """Whether the path is the gateway's."""
@@ -91,6 +102,7 @@ class Gateway:
             logger.exception("the request %s at /mcp failed", request_id)
             failure = WireError(wire.INTERNAL_ERROR, f"Internal error. Name the request {request_id}.")
             status, body = 500, wire.error_body(failure)
+        self.meter.status(status)
         await http.respond(send, status, body, request_id, extra)
 
     def _admit(self, scope: ASGIScope, request_id: str) -> Visit:

@@ -17,6 +17,7 @@ from access.snapshot import Principal, Snapshot, ToolEntry
 from audit.entry import uuid7
 from audit.ledger import ANSWER_SECONDS, INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from gateway.limits import Budgets, Refusals
+from gateway.meter import Meter
 from tools.connectors.base import Connector, ConnectorError, Context, Result
 from tools.schemas import problems
 
@@ -102,7 +103,9 @@ class Pipeline:
         ledger: Ledger,
         budgets: Budgets,
         connector: Callable[[ToolEntry], Connector],
+        meter: Meter,
     ) -> None:
+        self._meter = meter
         self._snapshot = snapshot
         self._ledger = ledger
         self._budgets = budgets
@@ -110,9 +113,22 @@ class Pipeline:
         self._connector = connector
 
     async def call(self, call: Call) -> Answer:
+        """Carry the call out, and count how it ended. Raises Refused."""
+        started, snapshot = time.perf_counter_ns(), self._snapshot()
+        try:
+            answer = await self._answer(call, snapshot, started)
+        except Refused as refusal:
+            decision = "allow" if refusal.code == "outcome_unknown" else "deny"
+            self._meter.count(snapshot, call.tool, decision, refusal.reason)
+            raise
+        except asyncio.CancelledError:
+            self._meter.count(snapshot, call.tool, "allow", "cancelled")
+            raise
+        self._meter.answer(snapshot, call.tool, answer.code, time.perf_counter_ns() - started)
+        return answer
+
+    async def _answer(self, call: Call, snapshot: Snapshot | None, started: int) -> Answer:
         """Find the grant, spend the budget, check the arguments, record, call, record, answer. Raises Refused."""
-        started = time.perf_counter_ns()
-        snapshot = self._snapshot()
         if snapshot is None or not self._ledger.available:
             raise _unavailable("ready")
         facts = _facts(call, snapshot)
@@ -152,8 +168,10 @@ class Pipeline:
             # The process stops, or the door gave up: what the upstream did is not known here.
             self._ledger.put(Entry(kind=kind, code="cancelled", **facts, **_timings(started, before)))
             raise
+        timings = _timings(started, before)
+        self._meter.asked(tool.source.source.name, timings["upstream_us"])
         facts["detail"] = outcome.detail
-        entry = Entry(kind=kind, code=outcome.code, result=outcome.body, **facts, **_timings(started, before))
+        entry = Entry(kind=kind, code=outcome.code, result=outcome.body, **facts, **timings)
         try:
             record_id = await self._ledger.write(entry, ANSWER_SECONDS)
         except LedgerUnavailable as error:

@@ -49,6 +49,11 @@ class Feed:
         """
         return self.snapshot if self._loop.time() - self._confirmed < _STALE_SECONDS else None
 
+    @property
+    def age_seconds(self) -> float:
+        """How long ago the database confirmed the snapshot."""
+        return self._loop.time() - self._confirmed
+
     async def _run(self) -> None:
         while True:
             try:

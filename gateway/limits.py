@@ -68,10 +68,17 @@ class Budgets:
             url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, max_connections=8
         )
         self._take = self._redis.register_script(_TAKE)
+        # Answers of the shared buckets and of this process's own: calls that were there, and calls that were not.
+        self.granted = self.refused = self.granted_alone = self.refused_alone = 0
 
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process counts by itself, since Redis did not answer a moment ago."""
+        return time.monotonic() < self._away_until
 
     async def spend(self, user_id: int, tool_id: Any, per_minute: int) -> float:
         """Take one call out of the budget. 0 when it was there, else the seconds until there is one again."""
@@ -82,11 +89,13 @@ class Budgets:
                 bucket.lease -= 1
                 if bucket.lease * 4 < _lease_of(per_minute) and bucket.filling is None and now >= self._away_until:
                     self._fill(bucket, user_id, tool_id, per_minute)
+                self.granted += 1
                 return 0.0
             if now < self._away_until:
                 return self._spend_own(bucket, per_minute, now)
             wait = await self._filled(bucket, user_id, tool_id, per_minute)
             if wait > 0 and bucket.lease == 0:
+                self.refused += 1
                 return wait
 
     async def _filled(self, bucket: _Bucket, user_id: int, tool_id: Any, per_minute: int) -> float:
@@ -137,7 +146,9 @@ class Budgets:
         bucket.own_at = now
         if bucket.own >= 1:
             bucket.own -= 1
+            self.granted_alone += 1
             return 0.0
+        self.refused_alone += 1
         return (1 - bucket.own) * 60 / size
 
 

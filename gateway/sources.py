@@ -38,6 +38,10 @@ class Connectors:
         self._open[entry.source.id] = (entry, connector)
         return connector
 
+    def names(self) -> list[str]:
+        """The data sources whose connectors are open."""
+        return [entry.source.name for entry, _ in list(self._open.values())]
+
     def replace(self, snapshot: Snapshot) -> None:
         """Let go of connectors whose source is gone or changed; all of them when the egress rules changed."""
         rules_changed = snapshot.rules != self._rules

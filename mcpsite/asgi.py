@@ -35,7 +35,8 @@ class Site:
                 await self.gateway(scope, receive, send)
             else:
                 scope["mcpsite.gateway"] = self.gateway
-                await django(scope, receive, send)  # type: ignore[arg-type]
+                counted = self.gateway.meter.page(scope["path"], send)
+                await django(scope, receive, counted)  # type: ignore[arg-type]
         elif scope["type"] == "lifespan":
             await self._live(receive, send)
 

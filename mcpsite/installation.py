@@ -6,6 +6,7 @@ import fcntl
 import http.client
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -105,6 +106,8 @@ class Installation:
     def _start_all(self) -> None:
         listener = listen(self._options.host, self._options.port)
         self._listeners.append(listener)
+        if settings.METRICS_DIR:
+            shutil.rmtree(settings.METRICS_DIR, ignore_errors=True)  # a new start counts from zero
         # Importing takes the longest: the programs do it while the engines start, and wait at the gate.
         gate, opener = os.pipe()
         self._start_web(listener, gate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mcpsite.datadir import OWNER_ROLE, SITE_ROLE, DataDir
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env.load_file(BASE_DIR / ".env")
+VERSION: str = tomllib.loads((BASE_DIR / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 DATA_DIR = DataDir(env.data_dir())
 
@@ -305,6 +307,16 @@ LANGSMITH_TRACING = env.flag(
     "Send everything that agents are asked and answer to LangSmith. Off: the libraries report nothing to anybody.",
 )
 
+# --- Metrics ---------------------------------------------------------------------------------------------------------
+METRICS_TOKEN = env.secret(
+    "METRICS_TOKEN",
+    "Bearer token that reads /metrics, for Prometheus. At least 20 characters. Unset: only users with the permission.",
+)
+if METRICS_TOKEN and len(METRICS_TOKEN) < 20:
+    raise ImproperlyConfigured("METRICS_TOKEN is too short: give it at least 20 random characters.")
+_metrics_dir = env.text("METRICS_DIR", "Where the processes of one machine add up their metrics; best in memory.")
+METRICS_DIR = Path(_metrics_dir) if _metrics_dir else DATA_DIR.run_dir / "metrics" if DATA_DIR.exists else None
+
 # --- Pages, logs, security -------------------------------------------------------------------------------------------
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
@@ -323,7 +335,7 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SECURE_SSL_REDIRECT = env.flag("SECURE_SSL_REDIRECT", "Behind HTTPS: send plain HTTP there.", True) and _https
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
-SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$", r"^health$"]
+SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$", r"^health$", r"^metrics$"]
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 # Unfold's Alpine.js evaluates expressions; the middleware narrows this to /admin/.

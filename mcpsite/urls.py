@@ -16,7 +16,7 @@ from access import pages, user_api
 from agents import api as agents_api
 from audit import api as audit_api
 from gateway.admin import try_tool
-from gateway.api import CallToolView
+from gateway.api import CallToolView, MetricsView
 from mcpsite import health
 from tools import api as tools_api
 
@@ -67,6 +67,7 @@ urlpatterns = [
     path("admin/", admin.site.urls),
     path("api/v1/", include(api)),
     path("api/docs/", login_required(TemplateView.as_view(template_name="api_docs.html")), name="api-docs"),
+    path("metrics", MetricsView.as_view(), name="metrics"),
     path("health", health.health, name="health"),
     path("livez", health.livez, name="livez"),
     path("readyz", health.ready, name="readyz"),

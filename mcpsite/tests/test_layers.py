@@ -37,6 +37,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "audit/ledger.py": "drives libpq's pipeline mode on the path of every call",
         "gateway/feed.py": "listens for notifications, for which Django has no words",
         "gateway/auth.py": "notes the use of tokens without a thread",
+        "gateway/metrics.py": "reads the jobs with a limit of time that a pool cannot keep",
         "tools/connectors/*": "talk to databases",
         "mcpsite/engines.py": "makes roles and databases before Django has any",
         "mcpsite/postgres.py": "writes the connection strings for the above",
@@ -56,6 +57,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "mcpsite/settings.py": "configures them",
     },
     "sqlglot": {"tools/connectors/sql*.py": "reads statements"},
+    "prometheus_client": {"gateway/metrics.py": "writes what Prometheus reads"},
     "dotenv": {"mcpsite/env.py": "reads the .env file"},
 }
 

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,56 @@ def test_secrets_are_private(site):
     assert mode(site.data) == 0o700
     for secret in (site.data / "secrets").iterdir():
         assert mode(secret) == 0o600
+
+
+def test_the_metrics_are_summed_over_processes_and_never_go_back(site):
+    """The administrator of the ready file logs in, and reads them. Two web workers and the agent worker count."""
+    ready = json.loads(site.ready_file.read_text())
+    assert site.get("/metrics") == 401
+    token = obtain(ready)
+
+    def count() -> float:
+        """Requests of REST that the site answered, over all processes."""
+        samples = scrape(ready["metrics_url"], token)
+        assert samples["mcpsite_processes"] <= 3
+        return sum(value for name, value in samples.items() if name.startswith("mcpsite_http_requests_total"))
+
+    wait_for(lambda: scrape(ready["metrics_url"], token)["mcpsite_processes"] == 3)
+    before = count()
+    asked = [site.get("/api/v1/tools/") for _ in range(40)]
+    assert set(asked) == {401}
+    wait_for(lambda: count() >= before + 40)
+    victim = next(pid for pid, line in children(site.process.pid).items() if "mcpsite.web" in line)
+    known = count()
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: victim not in children(site.process.pid) and site.get("/readyz") == 200)
+    for _ in range(20):
+        now = count()
+        assert now >= known
+        known = now
+    wait_for(lambda: scrape(ready["metrics_url"], token)["mcpsite_processes"] == 3)
+    assert count() >= known
+
+
+def obtain(ready: dict[str, Any]) -> str:
+    body = json.dumps({"username": ready["admin_user"], "password": ready["admin_password"]}).encode()
+    request = urllib.request.Request(
+        f"{ready['api_url']}auth/token/", body, {"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return str(json.load(answer)["access"])
+
+
+def scrape(url: str, token: str) -> dict[str, float]:
+    """Sample with its labels → value; empty while no process answers."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+    except (ConnectionError, urllib.error.URLError, http.client.HTTPException):
+        return {"mcpsite_processes": 0}
+    pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}
 
 
 def test_it_serves(site):

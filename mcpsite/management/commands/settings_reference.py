@@ -23,6 +23,7 @@ _SHOWN = {
         "`localhost,127.0.0.1,[::1]` where PUBLIC_URL is one of them, else empty",
         "localhost,127.0.0.1,[::1]",
     ),
+    "METRICS_DIR": ("`run/metrics` of the data directory, where there is one", ""),
 }
 _READERS = {f"env.{name}" for name in ("text", "secret", "flag", "integer", "words", "choice", "url")}
 _INTRODUCTION = """\
