@@ -7,11 +7,12 @@ names the variable. The readers register what they read, so that the documentati
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
@@ -121,6 +122,17 @@ def url(name: str, help: str, default: str | None = None, *, schemes: tuple[str,
     if scheme not in schemes:
         raise ImproperlyConfigured(f"{name} must be a URL that starts with {' or '.join(s + '://' for s in schemes)}.")
     return value
+
+
+def structure(name: str, help: str, default: str, *, parse: Callable[[Any], T]) -> T:
+    """JSON, as `parse` makes it of the decoded value. What `parse` says with ValueError is told, not the value."""
+    value = _raw(name, help, default)
+    try:
+        return parse(json.loads(default if value is None else value))
+    except json.JSONDecodeError as error:
+        raise ImproperlyConfigured(f"{name} must be JSON: {error}.") from error
+    except ValueError as error:
+        raise ImproperlyConfigured(f"{name}: {error}") from error
 
 
 def is_set(name: str) -> bool:

@@ -13,6 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from mcpsite import env
 from mcpsite.admin_theme import UNFOLD as UNFOLD
 from mcpsite.datadir import OWNER_ROLE, SITE_ROLE, DataDir
+from tools import launchers
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env.load_file(BASE_DIR / ".env")
@@ -264,7 +265,18 @@ SIMPLE_JWT: dict[str, Any] = {
 }
 
 # --- Calls -----------------------------------------------------------------------------------------------------------
-CONNECTORS = ["tools.connectors.sql.SqlConnector", "tools.connectors.mcp.McpConnector"]
+CONNECTORS = [
+    "tools.connectors.sql.SqlConnector",
+    "tools.connectors.mcp.McpConnector",
+    "tools.connectors.mcp_stdio.McpStdioConnector",
+]
+MCP_LAUNCHERS = env.structure(
+    "MCP_LAUNCHERS",
+    "Programs that data sources of the kind `mcp-stdio` may run, as JSON: name → launcher.",
+    '{"time": {"command": ["python", "-m", "mcp_server_time", "--local-timezone", "UTC"],'
+    ' "description": "The time in any time zone."}}',
+    parse=launchers.read,
+)
 CALL_TIMEOUT_SECONDS = env.integer(
     "CALL_TIMEOUT_SECONDS",
     "Longest time that one tool call may take, unless its data source says less.",

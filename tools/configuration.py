@@ -8,6 +8,7 @@ from typing import Any
 import pydantic
 
 from keyring.keys import DecryptionError
+from tools.connectors.base import SAVING
 from tools.connectors.registry import connector_class, secret_names, split_options
 from tools.definitions import DefinitionRefused, derive
 from tools.models import DataSource, Tool
@@ -70,7 +71,7 @@ def specify(tool: Tool, spec: Mapping[str, Any]) -> None:
 
 def _validated(model: type[pydantic.BaseModel], values: dict[str, Any]) -> Any:
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context=SAVING)
     except pydantic.ValidationError as error:
         raise Refused(_by_field(model, error)) from error
 

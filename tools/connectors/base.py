@@ -11,6 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from tools.egress import Egress
 
+# The context in which pydantic validates options that somebody saves: then what cannot work any more is refused, and
+# what can still be repaired outside (a setting, a rule) is not told only by the calls.
+SAVING = "saving"
+
 
 class ConnectorError(Exception):
     """A call or a check that failed outside. `code` is the stable word; the message is fit for the caller."""

@@ -183,22 +183,23 @@ class McpCore(Connector):
             return self._greeting
 
     async def _discover_era(self) -> Greeting:
+        return await self._discover_modern() or await self._initialize()
+
+    async def _discover_modern(self) -> Greeting | None:
+        """None from a server that speaks older revisions only."""
         try:
-            found = await self._probe()
+            found = await self._request(MODERN_GREETING, "server/discover", {})
         except (RpcError, ConnectorError) as error:
             # Older servers answer with whatever they have for an unknown method or version.
             if isinstance(error, ConnectorError) and error.code not in ("upstream_http_error", "bad_upstream_answer"):
                 raise
-            return await self._initialize()
+            return None
         versions = found.get("supportedVersions")
         if isinstance(versions, list) and MODERN not in versions:
-            return await self._initialize()
+            return None
         meta = found.get("_meta")
         info = meta.get(f"{_META}serverInfo") if isinstance(meta, dict) else None
         return Greeting(True, MODERN_GREETING.headers, MODERN, _name_of(info or found.get("serverInfo")))
-
-    async def _probe(self) -> dict[str, Any]:
-        return await self._request(MODERN_GREETING, "server/discover", {})
 
     async def _initialize(self) -> Greeting:
         params = {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": _CLIENT}

@@ -25,7 +25,7 @@ _SHOWN = {
     ),
     "METRICS_DIR": ("`run/metrics` of the data directory, where there is one", ""),
 }
-_READERS = {f"env.{name}" for name in ("text", "secret", "flag", "integer", "words", "choice", "url")}
+_READERS = {f"env.{name}" for name in ("text", "secret", "flag", "integer", "words", "choice", "url", "structure")}
 _INTRODUCTION = """\
 # Copy this file to .env and uncomment what you change. A variable of the process environment wins over this file.
 # Instead of NAME, NAME_FILE can name a file whose content is the value. What each is for: docs/configuration.md.

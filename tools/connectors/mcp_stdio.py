@@ -1,0 +1,370 @@
+"""MCP servers that run on this machine and speak over stdin and stdout: one supervised process in each web worker.
+
+Which programs may run is a matter of the operator (`MCP_LAUNCHERS`); a data source names one of them. The process is
+started by the first call, serves calls side by side, is stopped when nobody needed it for ten minutes, and started
+again by the next call after it died: at once the first time, then after growing pauses, in which calls fail at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from pydantic import Field, ValidationInfo, field_validator
+
+from tools.connectors.base import SAVING, ConnectorError, Offer, Options, Source
+from tools.connectors.mcp_core import (
+    MODERN_GREETING,
+    UNSUPPORTED_VERSION,
+    Greeting,
+    McpCore,
+    McpTool,
+    RpcError,
+    SessionEnded,
+    declined,
+    parsed,
+    result_of,
+    written,
+)
+from tools.connectors.mcp_process import Process, start
+from tools.egress import Egress
+
+logger = logging.getLogger("tools.connectors.mcp_stdio")
+
+_IDLE_SECONDS = 600.0
+# For start and greeting together, and for the answer to the first question; older servers may leave it unanswered.
+_START_SECONDS, _PROBE_SECONDS = 30.0, 10.0
+# Before the start after the first, second … failure in a row; a run of _HEALTHY_SECONDS begins the row anew.
+_PAUSES_SECONDS, _HEALTHY_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0), 30.0
+# What a server may write without being asked, within a window of time; each line counts as so much at the least.
+_MOST_NOISE_BYTES, _NOISE_SECONDS, _LEAST_NOISE = 1024 * 1024, 10.0, 64
+# A server that leaves so many calls unanswered and says nothing for so long hangs.
+_UNANSWERED, _SILENT_SECONDS = 3, 30.0
+_MOST_LATE = 1_000
+_SHOWN_WORDS = 500
+
+
+def _choices(schema: dict[str, Any]) -> None:
+    allowed = sorted(settings.MCP_LAUNCHERS.items())
+    schema["enum"] = [name for name, _ in allowed]
+    known = [f"`{name}`: {each.description}" for name, each in allowed if each.description]
+    schema["description"] = " ".join((schema["description"], *known))
+
+
+class McpStdioOptions(Options):
+    """Which server."""
+
+    launcher: str = Field(
+        min_length=1,
+        max_length=48,
+        description="Which program runs, of those that the setting `MCP_LAUNCHERS` allows.",
+        json_schema_extra=_choices,
+    )
+    max_calls: int = Field(
+        default=100, ge=1, le=10_000, description="Calls that each process has under way at the most."
+    )
+
+    @field_validator("launcher")
+    @classmethod
+    def _is_known(cls, value: str, info: ValidationInfo) -> str:
+        # Only when it is saved: what was taken out of the settings later is told by the calls.
+        if info.context == SAVING and value not in settings.MCP_LAUNCHERS:
+            known = ", ".join(sorted(settings.MCP_LAUNCHERS)) or "none"
+            raise ValueError(f"MCP_LAUNCHERS does not allow {value!r}; it allows: {known}")
+        return value
+
+
+class Server:
+    """JSON-RPC with one server, whose process comes and goes."""
+
+    def __init__(self, source: str, options: McpStdioOptions, on_lost: Callable[[], None]) -> None:
+        self._source, self._options, self._on_lost = source, options, on_lost
+        self._process: Process | None = None
+        self._last: Process | None = None
+        self._closed = False
+        self._failures, self._not_before = 0, 0.0
+        self._ids = itertools.count(1)
+        self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        # Calls that nobody waits for any more, whose answers may still come.
+        self._late: dict[int, None] = {}
+        self._unanswered = 0
+        self._heard_at = self._used_at = self._noise_since = 0.0
+        self._noise = 0
+        self._idle: asyncio.TimerHandle | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    # --- The process --------------------------------------------------------------------------------------------------
+
+    @property
+    def last_words(self) -> str:
+        """The end of what the last process said on stderr."""
+        words = " | ".join(self._last.last_words) if self._last else ""
+        return words if len(words) <= _SHOWN_WORDS else f"… {words[-_SHOWN_WORDS:]}"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that stands for the server; None while there is none."""
+        return self._process.pid if self._process else None
+
+    async def open(self) -> None:
+        """Start the process. Raises ConnectorError, at once in the pause after a failure."""
+        if self._closed:
+            raise ConnectorError("upstream_unavailable", "The connector is closed.", retryable=True, sent=False)
+        name = self._options.launcher
+        launcher = settings.MCP_LAUNCHERS.get(name)
+        if launcher is None:
+            said = f"The launcher {name!r} is no longer allowed: an administrator must choose another one."
+            raise ConnectorError("upstream_unavailable", said, sent=False)
+        loop = asyncio.get_running_loop()
+        if (wait := self._not_before - loop.time()) > 0:
+            why = self._last.ended if self._last else ""
+            times = f"{self._failures} times in a row"
+            said = f"The server failed {times}: it {why}. It is started again in {wait:.0f} s at the earliest."
+            raise ConnectorError("upstream_unavailable", said, sent=False)
+        self._process = self._last = await start(launcher, self._take, self._lose)
+        self._noise, self._unanswered, self._used_at = 0, 0, loop.time()
+        self._idle = loop.call_later(_IDLE_SECONDS, self._look_idle)
+        logger.info("the server of %s runs as process %d (launcher %s)", self._source, self._process.pid, name)
+
+    def _lose(self, process: Process) -> None:
+        """The process is over, or as good as over."""
+        if process is not self._process:
+            return
+        self._process = None
+        self._on_lost()
+        if self._idle is not None:
+            self._idle.cancel()
+        if not process.is_wanted:
+            self._failures = 1 if process.seconds >= _HEALTHY_SECONDS else self._failures + 1
+            pause = _PAUSES_SECONDS[min(self._failures, len(_PAUSES_SECONDS)) - 1]
+            self._not_before = asyncio.get_running_loop().time() + pause
+            words = self.last_words or "none"
+            logger.warning("the server of %s %s. Its last words: %s", self._source, process.ended, words)
+        said, again = f"The server {process.ended} before it answered.", process.code == "upstream_unavailable"
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(ConnectorError(code=process.code, message=said, retryable=again))
+        self._late.clear()
+
+    def fail(self, why: str) -> None:
+        """Be done with the present process because of what it did."""
+        if self._process is not None:
+            self._process.fail(why)
+
+    def _look_idle(self) -> None:
+        loop = asyncio.get_running_loop()
+        left = self._used_at + _IDLE_SECONDS - loop.time()
+        if self._calls or left > 0:
+            self._idle = loop.call_later(_IDLE_SECONDS if self._calls else left, self._look_idle)
+        elif self._process is not None:
+            logger.info("the server of %s is stopped, since nobody needs it", self._source)
+            task = loop.create_task(self._process.stop())
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def close(self, greeting: Greeting | None) -> None:
+        """Stop the process for good."""
+        self._closed = True
+        if self._last is not None:
+            await self._last.stop()
+
+    # --- Messages -----------------------------------------------------------------------------------------------------
+
+    async def exchange(
+        self, greeting: Greeting, method: str, params: dict[str, Any], tool: McpTool | None = None
+    ) -> tuple[dict[str, Any], str | None]:
+        """The result. Raises RpcError and ConnectorError. A call that is cancelled is cancelled at the server too."""
+        process = self._process
+        if process is None:
+            raise SessionEnded
+        if len(self._calls) >= self._options.max_calls:
+            said = f"All {self._options.max_calls} calls that the server may have at once are under way."
+            raise ConnectorError("upstream_busy", said, sent=False)
+        loop = asyncio.get_running_loop()
+        identifier = next(self._ids)
+        process.write(written({"jsonrpc": "2.0", "id": identifier, "method": method, "params": params}))
+        self._used_at = loop.time()
+        if not self._calls and not self._unanswered:
+            self._heard_at = self._used_at
+        self._calls[identifier] = future = loop.create_future()
+        try:
+            return result_of(await future), None
+        except asyncio.CancelledError:
+            self._give_up(process, identifier, method)
+            raise
+        finally:
+            del self._calls[identifier]
+
+    async def notify(self, method: str, greeting: Greeting) -> None:
+        """Send a notification."""
+        if self._process is None:
+            raise SessionEnded
+        self._process.write(written({"jsonrpc": "2.0", "method": method}))
+
+    def agreed(self, revision: str, session: str | None, server: str) -> Greeting:
+        """The greeting of an older revision; the session is the process."""
+        return Greeting(False, {}, revision, server)
+
+    def _give_up(self, process: Process, identifier: int, method: str) -> None:
+        if process is not self._process:
+            return
+        self._late[identifier] = None
+        if len(self._late) > _MOST_LATE:
+            del self._late[next(iter(self._late))]
+        if method not in ("initialize", "server/discover"):  # These must not be cancelled.
+            params = {"requestId": identifier, "reason": "Nobody waits for the answer any more."}
+            self._say({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+        self._unanswered += 1
+        silent = asyncio.get_running_loop().time() - self._heard_at
+        if self._unanswered >= _UNANSWERED and silent >= _SILENT_SECONDS:
+            process.fail(f"said nothing for {silent:.0f} s and left {self._unanswered} calls unanswered")
+
+    def _say(self, message: dict[str, Any]) -> None:
+        """Send what nobody waits for."""
+        try:
+            if self._process is not None:
+                self._process.write(written(message))
+        except ConnectorError as error:
+            logger.debug("the server of %s was not told: %s", self._source, error)
+
+    def _take(self, line: bytes) -> None:
+        """One line of the server's output."""
+        message = parsed(line)
+        if message is not None:
+            self._heard_at, self._unanswered = asyncio.get_running_loop().time(), 0
+            identifier = message.get("id")
+            if "method" in message and identifier is not None:
+                self._say(declined(message))
+            elif "method" not in message and type(identifier) is int and self._answer(identifier, message):
+                return
+        self._note_noise(len(line))
+
+    def _answer(self, identifier: int, message: dict[str, Any]) -> bool:
+        future = self._calls.get(identifier)
+        if future is not None and not future.done():
+            future.set_result(message)
+            return True
+        if identifier not in self._late:
+            return False
+        del self._late[identifier]
+        return True
+
+    def _note_noise(self, size: int) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._noise_since > _NOISE_SECONDS:
+            self._noise_since, self._noise = now, 0
+        self._noise += max(size, _LEAST_NOISE)
+        if self._noise > _MOST_NOISE_BYTES:
+            self.fail("writes without end what it was not asked for")
+
+
+class McpStdioConnector(McpCore):
+    """One server on this machine: one process in each web worker."""
+
+    kind = "mcp-stdio"
+    label = "Local MCP server"
+    description = "An MCP server that runs on this machine, over stdin and stdout; one of those in MCP_LAUNCHERS."
+    Options = McpStdioOptions
+    ToolSpec = McpTool
+
+    def __init__(self, source: Source, egress: Egress) -> None:
+        super().__init__(source, egress)
+        self._upstream = self._server = Server(source.name, source.options, self._lose)
+        self._starting: asyncio.Task[Greeting] | None = None
+        self._is_legacy = False
+
+    # --- The verbs ----------------------------------------------------------------------------------------------------
+
+    async def check(self) -> str:
+        """Start the server and greet it. Raises ConnectorError with what it said on stderr."""
+        try:
+            return await super().check()
+        except ConnectorError as error:
+            raise self._with_last_words(error) from error
+
+    async def discover(self) -> list[Offer]:
+        """All pages of tools/list. Raises ConnectorError with what the server said on stderr."""
+        try:
+            return await super().discover()
+        except ConnectorError as error:
+            raise self._with_last_words(error) from error
+
+    def _with_last_words(self, error: ConnectorError) -> ConnectorError:
+        words = self._server.last_words
+        said = f"{error} Its last words: {words}" if words else str(error)
+        return ConnectorError(error.code, said, retryable=error.retryable, sent=error.sent)
+
+    async def close(self) -> None:
+        """Stop the server."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.wait({self._starting})
+        await super().close()
+
+    def _lose(self) -> None:
+        self._greeting = None
+
+    # --- Greeting -----------------------------------------------------------------------------------------------------
+
+    async def _greet(self, stale: Greeting | None = None) -> Greeting:
+        """The greeting of the running process. A start goes on when the call that began it is given up."""
+        if self._greeting is not None:
+            return self._greeting
+        if self._starting is None:
+            self._starting = asyncio.create_task(self._start())
+            self._starting.add_done_callback(self._started)
+        return await asyncio.shield(self._starting)
+
+    def _started(self, task: asyncio.Task[Greeting]) -> None:
+        self._starting = None
+        if not task.cancelled():
+            task.exception()  # Whoever waits has it.
+
+    async def _start(self) -> Greeting:
+        """Start and greet. Whatever fails here, the call was not sent."""
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                await self._server.open()
+                self._greeting = await self._discover_era()
+                return self._greeting
+        except TimeoutError as error:
+            raise self._not_greeted("upstream_timeout", f"was not ready within {_START_SECONDS:g} s") from error
+        except RpcError as error:
+            raise self._not_greeted("upstream_refused", f"refused the greeting: {error}") from error
+        except ConnectorError as error:
+            self._not_greeted("", "could not be greeted")
+            raise ConnectorError(error.code, str(error), sent=False) from error
+
+    def _not_greeted(self, code: str, why: str) -> ConnectorError:
+        self._is_legacy = False
+        self._server.fail(why)
+        return ConnectorError(code, f"The server {why}.", sent=False)
+
+    async def _discover_modern(self) -> Greeting | None:
+        if self._is_legacy:
+            return None
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                return await super()._discover_modern()
+        except TimeoutError:  # Older servers may leave unanswered what they do not know,
+            return None
+        except ConnectorError:
+            if self._server.pid is not None:
+                raise
+            # or end at it.
+            await self._server.open()
+            return None
+
+    async def _initialize(self) -> Greeting:
+        try:
+            greeting = await super()._initialize()
+        except RpcError as error:
+            if error.code != UNSUPPORTED_VERSION:
+                raise
+            return MODERN_GREETING  # It had only been slow to answer the first question.
+        self._is_legacy = True
+        return greeting
