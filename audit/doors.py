@@ -38,7 +38,12 @@ class Told:
     @property
     def verb(self) -> str:
         """What was done, as a word for people."""
-        return _VERBS.get(self.record.code, self.record.code.replace("_", " ").capitalize())
+        return verb_of(self.record)
+
+
+def verb_of(record: Record) -> str:
+    """What was done, as a word for people."""
+    return _VERBS.get(record.code, record.code.replace("_", " ").capitalize())
 
 
 class OwnFiltersOnly(BaseAdmin):

@@ -16,6 +16,9 @@ from audit.theme import BaseTabularInline, badge, code_block, display
 # Bookkeeping of refresh tokens: nothing to be seen or done there.
 admin.site.unregister((OutstandingToken, BlacklistedToken, ProcrastinateJob))
 
+# Pages name things by their own names, not by the package that they come from.
+ProcrastinateJob._meta.verbose_name, ProcrastinateJob._meta.verbose_name_plural = "job", "jobs"
+
 _COLOURS = {
     "todo": "grey",
     "doing": "blue",

@@ -1,31 +1,12 @@
-"""How the admin looks and what its sidebar lists: `UNFOLD` of the settings."""
+"""How the admin looks: `UNFOLD` of the settings."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest
 from django.templatetags.static import static
-from django.urls import reverse_lazy
-
-
-def _may(permission: str) -> Callable[[HttpRequest], bool]:
-    def allowed(request: HttpRequest) -> bool:
-        return request.user.has_perm(permission)
-
-    return allowed
-
-
-def _item(title: str, icon: str, model: str) -> dict[str, Any]:
-    app, name = model.split(".")
-    return {
-        "title": title,
-        "icon": icon,
-        "link": reverse_lazy(f"admin:{app}_{name}_changelist"),
-        "permission": _may(f"{app}.view_{name}"),
-    }
-
 
 # A teal that keeps a contrast of 4.5 to white at 600 and to near-black at 400.
 _PRIMARY = {
@@ -42,6 +23,21 @@ _PRIMARY = {
     "950": "oklch(27.7% .046 192.5)",
 }
 
+# Words that tell how careful one has to be, and the colour of their ribbon.
+_CAREFUL = {"production": "danger", "prod": "danger", "live": "danger", "staging": "warning", "test": "warning"}
+
+
+def environment(request: HttpRequest) -> list[str] | None:
+    """The ribbon: which installation this is, if somebody has named it."""
+    name: str | None = settings.SITE_ENVIRONMENT
+    return [name, _CAREFUL.get(name.lower(), "info")] if name else None
+
+
+def environment_title(request: HttpRequest) -> str | None:
+    """What stands before the title in the browser's tab."""
+    return f"[{settings.SITE_ENVIRONMENT}]" if settings.SITE_ENVIRONMENT else None
+
+
 UNFOLD: dict[str, Any] = {
     "SITE_TITLE": "mcpsite",
     "SITE_HEADER": "mcpsite",
@@ -57,52 +53,13 @@ UNFOLD: dict[str, Any] = {
     "BORDER_RADIUS": "6px",
     "COLORS": {"primary": _PRIMARY},
     "STYLES": [lambda request: static("mcpsite/admin.css")],
-    "COMMAND": {"search_models": ["tools.Tool", "tools.DataSource", "tools.Toolset", "access.User", "access.Role"]},
+    "ENVIRONMENT": environment,
+    "ENVIRONMENT_TITLE_PREFIX": environment_title,
+    "DASHBOARD_CALLBACK": "mcpsite.dashboard.fill",
     "SIDEBAR": {
         "show_search": True,
         "command_search": True,
         "show_all_applications": False,
-        "navigation": [
-            {
-                "title": "Catalogue",
-                "items": [
-                    _item("Data sources", "database", "tools.datasource"),
-                    _item("Tools", "build", "tools.tool"),
-                    _item("Toolsets", "category", "tools.toolset"),
-                    _item("Egress rules", "shield", "tools.egressrule"),
-                ],
-            },
-            {
-                "title": "Access",
-                "separator": True,
-                "items": [
-                    _item("Users", "person", "access.user"),
-                    _item("Service accounts", "smart_toy", "access.serviceaccount"),
-                    _item("Roles", "badge", "access.role"),
-                    _item("Grants", "key", "access.grant"),
-                    _item("API tokens", "vpn_key", "access.apitoken"),
-                ],
-            },
-            {
-                "title": "Activity",
-                "separator": True,
-                "items": [_item("Records", "receipt_long", "audit.record")],
-            },
-            {
-                "title": "System",
-                "separator": True,
-                "collapsible": True,
-                "items": [
-                    _item("Jobs", "schedule", "procrastinate.procrastinatejob"),
-                    _item("Ended sessions", "logout", "access.revokedsession"),
-                    {
-                        "title": "API documentation",
-                        "icon": "api",
-                        "link": reverse_lazy("api-docs"),
-                        "permission": lambda request: request.user.is_staff,
-                    },
-                ],
-            },
-        ],
+        "navigation": "mcpsite.sidebar.navigation",
     },
 }

@@ -95,7 +95,7 @@ INSTALLED_APPS = [
     "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
-    "procrastinate.contrib.django",
+    "mcpsite.jobs.JobsConfig",
     "health_check",
     "keyring",
     "audit",
@@ -330,7 +330,11 @@ _metrics_dir = env.text("METRICS_DIR", "Where the processes of one machine add u
 METRICS_DIR = Path(_metrics_dir) if _metrics_dir else DATA_DIR.run_dir / "metrics" if DATA_DIR.exists else None
 
 # --- Pages, logs, security -------------------------------------------------------------------------------------------
+SITE_ENVIRONMENT = env.text(
+    "SITE_ENVIRONMENT", "Name of this installation, e.g. `Staging`, shown as a ribbon in the admin. Unset: no ribbon."
+)
 LANGUAGE_CODE = "en"
+FORMAT_MODULE_PATH = "mcpsite.formats"
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"

@@ -17,7 +17,7 @@ from agents import api as agents_api
 from audit import api as audit_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
-from mcpsite import health
+from mcpsite import health, palette
 from tools import api as tools_api
 
 handler400 = "mcpsite.errors.bad_request"
@@ -64,6 +64,7 @@ urlpatterns = [
     path("admin/logout/", admin.site.admin_view(pages.log_out)),
     path("admin/password_change/", admin.site.admin_view(pages.change_password)),
     path("admin/tools/tool/<uuid:pk>/try/", admin.site.admin_view(try_tool), name="try-tool"),
+    path("admin/search/", admin.site.admin_view(palette.search)),
     path("admin/", admin.site.urls),
     path("api/v1/", include(api)),
     path("api/docs/", login_required(TemplateView.as_view(template_name="api_docs.html")), name="api-docs"),
