@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any, cast
+from uuid import UUID
 
 import orjson
 from django import forms
@@ -11,11 +12,12 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied
-from django.db import models, transaction
+from django.db import models
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
-from django.urls import reverse
+from django.urls import path, reverse
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import (  # type: ignore[import-untyped]
     BooleanRadioFilter,
@@ -25,16 +27,18 @@ from unfold.contrib.filters.admin import (  # type: ignore[import-untyped]
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget  # type: ignore[import-untyped]
 
 from audit.bulk import BulkAdmin, bulk_action
+from audit.caller import caller_of
 from audit.changes import record_event
 from audit.doors import RecordedAdmin
 from audit.models import Record
 from audit.theme import BaseTabularInline, action, badge, code_block, display, mono
-from tools.connectors.base import ConnectorError
 from tools.connectors.registry import connector_class, kinds
 from tools.definitions import DefinitionRefused, publish
 from tools.forms import CLEAR, PREFIX, source_form, tool_form
 from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion, tag
-from tools.sync import SyncOutcome, check_source, sync_source
+from tools.source_state import state_for
+from tools.sync import check_source
+from tools.synchronisation import SyncRefused, ask_for_sync
 
 EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
 
@@ -62,7 +66,8 @@ class DataSourceAdmin(BulkAdmin):
     ordering = ("name",)
     actions = ("switch_on", "switch_off")
     actions_detail = ("test_connection", "synchronise")
-    readonly_fields = ("kind_label", "checked", "checked_at", "check_message", "synced_at", "shown_options")
+    change_form_outer_before_template = "admin/source_state.html"
+    readonly_fields = ("kind_label", "shown_options")
     history_of = ("tools.Tool",)
     empty_icon = "database"
     empty_title = "No data sources yet"
@@ -96,16 +101,14 @@ class DataSourceAdmin(BulkAdmin):
         return super().get_form(request, obj, change, **{**kwargs, "form": source_form(started)})
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Ours, then the connector's, then the state. Who may only look is shown the options as they are stored."""
+        """Ours, then the connector's. Who may only look is shown the options as they are stored."""
         general = ("name", "kind_label", "description", "enabled", "timeout_seconds")
         declared = _declared(source_form(obj or DataSource(kind=request.GET.get("kind", ""))))
         looking = obj is not None and not self.has_change_permission(request, obj)
-        own = (
+        return (
             ("Data source", {"fields": (*general, "prefix") if self._discovers(request, obj) else general}),
             ("Connection", {"fields": ("shown_options",) if looking else declared}),
         )
-        state = ("State", {"fields": ("checked", "checked_at", "check_message", "synced_at")})
-        return own if obj is None else (*own, state)
 
     def _discovers(self, request: HttpRequest, obj: DataSource | None) -> bool:
         return connector_class(obj.kind if obj else request.GET.get("kind", "")).discovers
@@ -152,20 +155,44 @@ class DataSourceAdmin(BulkAdmin):
         permissions=["sync"],
         icon="sync",
         dialog=_dialog(
-            "Synchronise the tools?", "Asks the source what it offers and updates its tools.", "Synchronise"
+            "Synchronise the tools?",
+            "A job asks the source what it offers and updates its tools. This page shows what comes of it.",
+            "Synchronise",
         ),
     )
     def synchronise(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
-        """Bring the tools up to date and say what changed."""
-        source = DataSource.objects.get(pk=object_id)
+        """Ask for it; the page follows what becomes of it."""
         try:
-            with transaction.atomic():
-                outcome = sync_source(source)
-                self._record(request, source, "sync", told(outcome))
-            messages.success(request, sentence(outcome))
-        except (ConnectorError, ValueError) as error:
-            messages.error(request, f"The source could not be synchronised: {error}")
+            ask_for_sync(DataSource.objects.get(pk=object_id), caller_of(request), "admin")
+        except SyncRefused as refused:
+            messages.error(request, str(refused))
         return go_to(reverse("admin:tools_datasource_change", args=(object_id,)))
+
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> Any:
+        """No button to synchronise a kind whose tools are written by hand."""
+        kind = DataSource.objects.filter(pk=object_id).values_list("kind", flat=True).first()
+        actions = super().get_actions_detail(request, object_id)  # type: ignore[misc]
+        if kind in kinds() and kinds()[kind].discovers:
+            return actions
+        return [each for each in actions if each.path != "synchronise"]
+
+    def get_urls(self) -> list[Any]:
+        """And the part of the page that follows a synchronisation."""
+        view = self.admin_site.admin_view(self.show_state)
+        return [path("<uuid:pk>/state/", view, name="tools_datasource_state"), *super().get_urls()]
+
+    def show_state(self, request: HttpRequest, pk: UUID) -> HttpResponse:
+        """What was found at the source lately."""
+        source = get_object_or_404(DataSource, pk=pk)
+        if not self.has_view_or_change_permission(request, source):
+            raise PermissionDenied
+        return TemplateResponse(request, self.change_form_outer_before_template, {"source_state": state_for(source)})
+
+    def render_change_form(self, request: HttpRequest, context: Any, *args: Any, **kwargs: Any) -> HttpResponse:
+        """With what was found at the source lately."""
+        if source := context.get("original"):
+            context["source_state"] = state_for(source)
+        return super().render_change_form(request, context, *args, **kwargs)
 
     def _record(self, request: HttpRequest, source: DataSource, code: str, said: dict[str, Any]) -> None:
         record_event(
@@ -207,30 +234,6 @@ class DataSourceAdmin(BulkAdmin):
     def shown_options(self, source: DataSource) -> SafeString:
         """The options without secrets."""
         return code_block(json.dumps(source.options, indent=2, ensure_ascii=False))
-
-
-def told(outcome: SyncOutcome) -> dict[str, Any]:
-    """The outcome as it stands in a record: the names of what became different, the number of what did not."""
-    named = {
-        "created": outcome.created,
-        "changed": outcome.changed,
-        "missing": outcome.missing,
-        "refused": outcome.refused,
-    }
-    return {**{name: value for name, value in named.items() if value}, "unchanged": len(outcome.unchanged)}
-
-
-def sentence(outcome: SyncOutcome) -> str:
-    """The outcome for people."""
-    counts = {
-        "new": outcome.created,
-        "changed": outcome.changed,
-        "unchanged": outcome.unchanged,
-        "no longer offered": outcome.missing,
-    }
-    said = ", ".join(f"{len(names)} {word}" for word, names in counts.items() if names) or "the source offers no tools"
-    refused = "; ".join(f"{name}: {reason}" for name, reason in outcome.refused.items())
-    return f"Synchronised: {said}." + (f" Refused: {refused}" if refused else "")
 
 
 class VersionInline(BaseTabularInline):

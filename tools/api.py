@@ -13,15 +13,16 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from audit.caller import caller_of
 from audit.changes import record_event
 from audit.doors import RecordedViewSet
 from audit.models import Record
 from tools.configuration import Refused, configure, specify, stored_secrets
-from tools.connectors.base import ConnectorError
 from tools.connectors.registry import connector_class, kinds
 from tools.definitions import DefinitionRefused, publish
 from tools.models import DataSource, Tool, Toolset
-from tools.sync import check_source, sync_source
+from tools.sync import check_source
+from tools.synchronisation import SyncFailed, SyncRefused, synchronise
 
 
 def _refuse(refused: Refused, place: str, secrets: frozenset[str] = frozenset()) -> exceptions.ValidationError:
@@ -134,15 +135,13 @@ class DataSourceViewSet(RecordedViewSet, viewsets.ModelViewSet[DataSource]):
     @action(detail=True, methods=["post"])
     def sync(self, request: Request, pk: Any = None) -> Response:
         """Bring the source's tools up to date with what it offers."""
-        source = self.get_object()
         try:
-            with transaction.atomic():
-                outcome = sync_source(source)
-                found = SyncSerializer(outcome).data
-                self._record(source, "sync", {**found, "unchanged": len(outcome.unchanged)})
-        except (ConnectorError, ValueError) as error:
+            outcome = synchronise(self.get_object(), caller_of(request), "rest")
+        except SyncRefused as error:
+            raise SyncUnderWay(str(error)) from error
+        except SyncFailed as error:
             raise SourceFailed(str(error)) from error
-        return Response(found)
+        return Response(SyncSerializer(outcome).data)
 
     def _record(self, source: DataSource, code: str, said: dict[str, Any]) -> None:
         record_event(
@@ -161,6 +160,13 @@ class SourceFailed(exceptions.APIException):
 
     status_code = 502
     default_code = "source_failed"
+
+
+class SyncUnderWay(exceptions.APIException):
+    """The source is being synchronised for somebody else."""
+
+    status_code = 409
+    default_code = "conflict"
 
 
 class ToolSerializer(serializers.ModelSerializer[Tool]):

@@ -57,6 +57,25 @@ class DataSource(models.Model):
         return self.name
 
 
+class Synchronisation(models.Model):
+    """The latest synchronisation of a data source: who asked for it, how far it is, and what was found."""
+
+    source = models.OneToOneField(DataSource, primary_key=True, on_delete=models.CASCADE, related_name="latest_sync")
+    asked_by = models.CharField(max_length=150, blank=True)
+    asked_at = models.DateTimeField(null=True)
+    job_id = models.BigIntegerField(null=True, help_text="The background job that does it; empty where none was asked.")
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    found = models.JSONField(default=dict, help_text="Names of tools by what became of them.")
+    error = models.TextField(blank=True, help_text="Why it failed; empty when it did not.")
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"latest synchronisation of {self.source_id}"
+
+
 class Tool(models.Model):
     """Something that can be called. What it looks like to clients is its current version's definition."""
 

@@ -45,6 +45,24 @@ class SyncOutcome:
     missing: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
+    def told(self) -> dict[str, Any]:
+        """As it is kept and recorded: the names of what became different, the number of what did not."""
+        named = {"created": self.created, "changed": self.changed, "missing": self.missing, "refused": self.refused}
+        return {**{name: value for name, value in named.items() if value}, "unchanged": len(self.unchanged)}
+
+    def sentence(self) -> str:
+        """For people."""
+        counts = {
+            "new": self.created,
+            "changed": self.changed,
+            "unchanged": self.unchanged,
+            "no longer offered": self.missing,
+        }
+        said = ", ".join(f"{len(names)} {word}" for word, names in counts.items() if names)
+        refused = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
+        told = f"Synchronised: {said or 'the source offers no tools'}."
+        return told + (f" Refused: {refused}" if refused else "")
+
 
 def egress_now() -> Egress:
     """The gate under the rules as they are in the database."""

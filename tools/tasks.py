@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from procrastinate import JobContext
 from procrastinate.contrib.django import app
+from procrastinate.jobs import Status
 
+from audit.caller import Caller
 from tools.models import DataSource
 from tools.sync import check_source
+from tools.synchronisation import TASK, SyncFailed, SyncRefused, synchronise
 
 
 @app.periodic(cron="*/5 * * * *")
@@ -23,3 +27,26 @@ def check_one(source_id: str) -> bool | None:
     """Connect to one data source and note whether it answers; None when it is gone."""
     row = DataSource.objects.filter(pk=source_id, enabled=True).first()
     return check_source(row).ok if row else None
+
+
+@app.task(name=TASK, pass_context=True)
+def sync_one(context: JobContext, source_id: str, caller: dict[str, str | None], door: str) -> bool | None:
+    """Synchronise one data source for somebody; whether it worked, or None when it is gone. The page shows the rest."""
+    row = DataSource.objects.filter(pk=source_id).first()
+    if row is None:
+        return None
+    try:
+        synchronise(row, Caller(**caller), door, context.job.id)
+    except (SyncFailed, SyncRefused):
+        return False
+    return True
+
+
+@app.periodic(cron="* * * * *")
+@app.task(queueing_lock="tools.release", name="tools.release")
+async def release(timestamp: int) -> int:
+    """End synchronisations whose worker has died, so that their sources can be synchronised again. Returns how many."""
+    stalled = list(await app.job_manager.get_stalled_jobs(task_name=TASK))
+    for job in stalled:
+        await app.job_manager.finish_job(job, Status.FAILED, delete_job=False)
+    return len(stalled)
