@@ -29,6 +29,7 @@ from audit.bulk import BulkAdmin, bulk_action
 from audit.changes import differences, stored
 from audit.doors import ReadOnlyAdmin
 from audit.theme import action, badge, display
+from tools import clients
 
 _FORM_REMEMBERED = 24 * 3600
 
@@ -127,6 +128,7 @@ class ApiTokenAdmin(BulkAdmin):
             "opts": self.opts,
             "token": obj,
             "secret": obj.secret_to_show,
+            "snippets": _snippets(obj),
         }
         response = TemplateResponse(request, "admin/token_issued.html", context)
         response["Cache-Control"] = "no-store"
@@ -194,6 +196,13 @@ class ApiTokenAdmin(BulkAdmin):
         """When and from where."""
         use = getattr(token, "use", None)
         return "Never" if use is None else f"{use.last_used_at:%Y-%m-%d %H:%M} {use.last_address}".strip()
+
+
+def _snippets(token: Any) -> list[clients.Snippet]:
+    """For MCP clients, if the token is of use to them."""
+    if Scope.TOOLS.value not in token.scopes:
+        return []
+    return clients.configurations(token.toolset.name if token.toolset else None, token.secret_to_show)
 
 
 def revoke_token(request: HttpRequest, token: ApiToken) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 from asgiref.sync import async_to_sync
-from django.conf import settings
 from django.contrib import admin
 from django.core import signing
 from django.core.cache import cache
@@ -173,7 +172,7 @@ def _send(request: HttpRequest, asked: Asked, confirmation: str) -> HttpResponse
 def _tried(
     request: HttpRequest, asked: Asked, arguments: dict[str, Any], gateway: Gateway | None, snapshot: Snapshot | None
 ) -> Trial:
-    snippets = clients.calls(settings.PUBLIC_URL, asked.tool.name, arguments)
+    snippets = clients.calls(asked.tool.name, arguments)
     principal = _principal(request, asked, snapshot)
     if gateway is None or snapshot is None or principal is None:
         return Trial(unknown_caller(_LOADING), "policy_unavailable", _LOADING, snippets=snippets)

@@ -52,7 +52,7 @@ UNFOLD: dict[str, Any] = {
     "SHOW_BACK_BUTTON": True,
     "BORDER_RADIUS": "6px",
     "COLORS": {"primary": _PRIMARY},
-    "STYLES": [lambda request: static("mcpsite/admin.css")],
+    "STYLES": [lambda request: static("mcpsite/admin.css"), lambda request: static("mcpsite/pages.css")],
     "ENVIRONMENT": environment,
     "ENVIRONMENT_TITLE_PREFIX": environment_title,
     "DASHBOARD_CALLBACK": "mcpsite.dashboard.fill",

@@ -8,7 +8,6 @@ from uuid import UUID
 
 import orjson
 from django import forms
-from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied
@@ -32,6 +31,7 @@ from audit.changes import record_event
 from audit.doors import RecordedAdmin
 from audit.models import Record
 from audit.theme import BaseTabularInline, action, badge, code_block, display, mono
+from tools import clients
 from tools.connectors.registry import connector_class, kinds
 from tools.definitions import DefinitionRefused, publish
 from tools.forms import CLEAR, PREFIX, source_form, tool_form
@@ -460,6 +460,7 @@ class ToolsetAdmin(RecordedAdmin):
     list_display = ("name", "title", "endpoint", "how_many_tools", "updated_at")
     search_fields = ("name", "title", "description")
     filter_horizontal = ("tools",)
+    actions_detail = ("connect",)
     readonly_fields = ("endpoint",)
     fields = ("name", "title", "description", "endpoint", "tools")
     history_of = ("access.Grant",)
@@ -472,10 +473,25 @@ class ToolsetAdmin(RecordedAdmin):
         rows: QuerySet[Toolset] = super().get_queryset(request)
         return rows.annotate(how_many=Count("tools"))
 
+    @action(description="Connect a client", permissions=["view"], icon="cable")
+    def connect(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """What to paste into MCP clients, so that they find the toolset."""
+        toolset = get_object_or_404(Toolset, pk=object_id)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Connect a client to {toolset.name}",
+            "opts": self.opts,
+            "original": toolset,
+            "endpoint": clients.endpoint(toolset.name),
+            "snippets": clients.configurations(toolset.name),
+            "may_make_tokens": request.user.has_perm("access.add_apitoken"),
+        }
+        return TemplateResponse(request, "admin/connect_client.html", context)
+
     @display(description="Endpoint")
     def endpoint(self, toolset: Toolset) -> SafeString | str:
         """Where MCP clients find it."""
-        return mono(f"{settings.PUBLIC_URL}/mcp/{toolset.name}") if toolset.name else "-"
+        return mono(clients.endpoint(toolset.name)) if toolset.name else "-"
 
     @display(description="Tools", ordering="how_many")
     def how_many_tools(self, toolset: Any) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pprint import pformat
 from typing import Any
 
+from django.conf import settings
 from django.utils.safestring import SafeString
 
 from audit.theme import with_code
@@ -32,8 +33,9 @@ class Snippet:
         return with_code(self.where)
 
 
-def configurations(url: str, token: str = PLACEHOLDER, toolset: str | None = None) -> list[Snippet]:
-    """How each client is told of the MCP endpoint at `url`, one snippet each."""
+def configurations(toolset: str | None = None, token: str = PLACEHOLDER) -> list[Snippet]:
+    """How each client is told of the MCP endpoint, of all tools or of one toolset, one snippet each."""
+    url = endpoint(toolset)
     name = f"{_NAME}-{toolset}" if toolset else _NAME
     return [
         Snippet("Claude Code", "Run it in a terminal.", _claude_code(name, url, token)),
@@ -54,22 +56,32 @@ def configurations(url: str, token: str = PLACEHOLDER, toolset: str | None = Non
             " The token is asked for once and kept by VS Code.",
             _json(_vs_code(name, url)),
         ),
+        Snippet(
+            "Others",
+            "What most other clients read, in a file of their own; Claude Code reads it from `.mcp.json` of a project.",
+            _json(mcp_servers(url, token, name)),
+        ),
         Snippet("Python SDK", _sdk_where(_PIP), python_listing(url)),
         Snippet("TypeScript SDK", _sdk_where(_NPM), typescript_listing(url)),
     ]
 
 
-def mcp_servers(url: str, token: str) -> dict[str, Any]:
-    """The `mcpServers` that most clients read, among them Claude Code (`.mcp.json`)."""
-    return {"mcpServers": {_NAME: {"type": "http", "url": url, "headers": _bearer(token)}}}
+def mcp_servers(url: str, token: str, name: str = _NAME) -> dict[str, Any]:
+    """What most clients read under the name `mcpServers`."""
+    return {"mcpServers": {name: {"type": "http", "url": url, "headers": _bearer(token)}}}
 
 
-def calls(base_url: str, tool: str, arguments: dict[str, Any]) -> list[Snippet]:
+def endpoint(toolset: str | None = None) -> str:
+    """The address of the MCP endpoint: of all tools, or of one toolset."""
+    return f"{settings.PUBLIC_URL}/mcp/{toolset}" if toolset else f"{settings.PUBLIC_URL}/mcp"
+
+
+def calls(tool: str, arguments: dict[str, Any]) -> list[Snippet]:
     """How a program calls the tool with these arguments: by REST, and with the official SDKs."""
-    url = f"{base_url}/mcp"
+    url = endpoint()
     first = f"Put the token into the environment first: `export {VARIABLE}=…`"
     return [
-        Snippet("curl", first, _curl(base_url, tool, arguments)),
+        Snippet("curl", first, _curl(tool, arguments)),
         Snippet("Python", _sdk_where(_PIP), python_call(url, tool, arguments)),
         Snippet("TypeScript", _sdk_where(_NPM), typescript_call(url, tool, arguments)),
     ]
@@ -132,10 +144,10 @@ def _vs_code(name: str, url: str) -> dict[str, Any]:
     return {"inputs": [asked], "servers": {name: server}}
 
 
-def _curl(base_url: str, tool: str, arguments: dict[str, Any]) -> str:
+def _curl(tool: str, arguments: dict[str, Any]) -> str:
     body = json.dumps({"arguments": arguments}, ensure_ascii=False)
     return (
-        f"curl {shlex.quote(f'{base_url}/api/v1/tools/{tool}/call/')} \\\n"
+        f"curl {shlex.quote(f'{settings.PUBLIC_URL}/api/v1/tools/{tool}/call/')} \\\n"
         f'  --header "Authorization: Bearer ${VARIABLE}" \\\n'
         "  --header 'Content-Type: application/json' \\\n"
         f"  --data {shlex.quote(body)}"
