@@ -16,7 +16,9 @@ from audit.theme import with_code
 PLACEHOLDER = "<your token>"
 VARIABLE = "MCPSITE_TOKEN"
 _NAME = "mcpsite"
-_PIP, _NPM = "pip install mcp", "npm install @modelcontextprotocol/client"
+# How to install the SDK, and how to run a program that uses it.
+_PYTHON = ("pip install mcp", "python call.py")
+_TYPESCRIPT = ("npm install @modelcontextprotocol/client", "node call.mts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,8 @@ def configurations(toolset: str | None = None, token: str = PLACEHOLDER) -> list
             "What most other clients read, in a file of their own; Claude Code reads it from `.mcp.json` of a project.",
             _json(mcp_servers(url, token, name)),
         ),
-        Snippet("Python SDK", _sdk_where(_PIP), python_listing(url)),
-        Snippet("TypeScript SDK", _sdk_where(_NPM), typescript_listing(url)),
+        Snippet("Python SDK", _sdk_where(*_PYTHON), python_listing(url)),
+        Snippet("TypeScript SDK", _sdk_where(*_TYPESCRIPT), typescript_listing(url)),
     ]
 
 
@@ -82,8 +84,8 @@ def calls(tool: str, arguments: dict[str, Any]) -> list[Snippet]:
     first = f"Put the token into the environment first: `export {VARIABLE}=…`"
     return [
         Snippet("curl", first, _curl(tool, arguments)),
-        Snippet("Python", _sdk_where(_PIP), python_call(url, tool, arguments)),
-        Snippet("TypeScript", _sdk_where(_NPM), typescript_call(url, tool, arguments)),
+        Snippet("Python", _sdk_where(*_PYTHON), python_call(url, tool, arguments)),
+        Snippet("TypeScript", _sdk_where(*_TYPESCRIPT), typescript_call(url, tool, arguments)),
     ]
 
 
@@ -121,8 +123,8 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def _sdk_where(install: str) -> str:
-    return f"`{install}`, and put the token into the environment: `export {VARIABLE}=…`"
+def _sdk_where(install: str, run: str) -> str:
+    return f"`{install}`, put the token into the environment with `export {VARIABLE}=…`, and run it with `{run}`."
 
 
 def _claude_code(name: str, url: str, token: str) -> str:
