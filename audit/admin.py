@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
-from collections.abc import Callable
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 from django.contrib import admin
-from django.db.models import Q, QuerySet
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.db.models.functions import Substr
-from django.http import HttpRequest
-from django.urls import reverse
-from django.utils.html import format_html, format_html_join
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 from django.utils.safestring import SafeString
-from unfold.contrib.filters.admin import (  # type: ignore[import-untyped]
-    ChoicesDropdownFilter,
-    RangeDateTimeFilter,
-    TextFilter,
-)
 
-from audit.doors import ReadOnlyAdmin, changes_of, detail_of
+from audit.arguments import PERMISSION, Arguments, open_arguments
+from audit.doors import ReadOnlyAdmin
+from audit.filters import DOORS, LAST, SINCE, SPANS, UNTIL, ByCall, ByText, ByTime, chosen, exactly, sought
 from audit.keyset import KeysetChangeList, KeysetPaginator
 from audit.models import Record
-from audit.theme import badge, code_block, display, mono
+from audit.story import Story, address_of, milliseconds
+from audit.theme import badge, display
+from audit.timeline import MOST_COUNTED, Bar, Drawing, Timeline, draw, span, timeline_of
 
 KIND_COLOURS = {
     "call": "blue",
@@ -34,20 +36,95 @@ KIND_COLOURS = {
     "invalid": "red",
     "config": "grey",
     "auth": "grey",
+    "agent": "grey",
     "system": "grey",
 }
 _GOOD = frozenset({"ok", "create", "update", "delete", "login", "logout", "token_created"})
 _LABEL = re.compile(r'"label":"((?:[^"\\]|\\.)*)"')
 
 
-def exactly(column: str, label: str) -> type[Any]:
-    """A filter on one exact value, typed in."""
+class RecordChangeList(KeysetChangeList):
+    """The list with what stands above it: the timeline, and the filters that are in force."""
 
-    def queryset(self: Any, request: HttpRequest, rows: QuerySet[Record]) -> QuerySet[Record]:
-        value = (self.value() or "").strip().replace("\0", "")
-        return rows.filter(**{column: value}) if value else rows
+    timeline = Timeline()
+    drawing: Drawing | None = None
+    timeline_most = f"{MOST_COUNTED:,}"
 
-    return type(f"By{column.title()}", (TextFilter,), {"title": label, "parameter_name": column, "queryset": queryset})
+    def get_results(self, request: HttpRequest) -> None:
+        """The page, then the timeline over all pages."""
+        super().get_results(request)
+        if self.is_popup:
+            return
+        since, until = self._time.range()
+        self.timeline = timeline_of(self.queryset, since, until)
+        self.drawing = draw(self.timeline, self._link)
+
+    @property
+    def _time(self) -> ByTime:
+        return next(each for each in self.filter_specs if isinstance(each, ByTime))
+
+    def _link(self, bar: Bar) -> str:
+        since, until = self._time.range()
+        start, end = max(bar.start, since or bar.start), min(bar.end, until or bar.end)
+        return self._at({SINCE: _iso(start), UNTIL: _iso(end)})
+
+    def _at(self, times: dict[str, str]) -> str:
+        kept = {name: value for name, value in self.filter_params.items() if name not in (LAST, SINCE, UNTIL)}
+        return "?" + urlencode(sorted({**kept, **times}.items()), doseq=True)
+
+    # --- What the template asks -----------------------------------------------------------------------------------
+
+    @property
+    def timeline_total(self) -> str:
+        """How many records, with separators."""
+        return f"{self.timeline.total:,}"
+
+    @property
+    def timeline_range(self) -> str:
+        """From when until when."""
+        bars = self.timeline.bars
+        return span(bars[0].start, bars[-1].end) if bars else ""
+
+    @property
+    def time_links(self) -> list[dict[str, Any]]:
+        """The last hour, day, week, month, and all."""
+        now = self._time.used_parameters
+        spans = [{"label": name, "url": self._at({LAST: name}), "chosen": now.get(LAST) == name} for name in SPANS]
+        return [*spans, {"label": "All", "url": self._at({}), "chosen": not any(now.values())}]
+
+    @property
+    def wider_url(self) -> str:
+        """Three times as long, around the same middle; empty when the time is not bounded on both sides."""
+        since, until = self._time.range()
+        if since is None or until is None:
+            return ""
+        long = max(until - since, timedelta(seconds=1))
+        return self._at(
+            {SINCE: _iso(since - long), UNTIL: _iso(min(until + long, timezone.now() + timedelta(minutes=1)))}
+        )
+
+    @property
+    def chips(self) -> list[dict[str, str]]:
+        """The filters and the search in force, each with the address without it."""
+        found = [self._chip("Search", self.query, ["q"])] if self.query else []
+        for each in self.filter_specs:
+            said = each.said() if isinstance(each, ByTime) else " ".join(map(_last, each.used_parameters.values()))
+            if said:
+                title = str(each.title)
+                found.append(self._chip(title[:1].upper() + title[1:], said, list(each.used_parameters)))
+        return found
+
+    def _chip(self, label: str, value: str, names: list[str]) -> dict[str, str]:
+        kept = {name: held for name, held in self.filter_params.items() if name not in names}
+        return {"label": label, "value": value, "url": "?" + urlencode(sorted(kept.items()), doseq=True)}
+
+
+def _last(value: Any) -> str:
+    return str(value[-1] if isinstance(value, list) else value)
+
+
+def _iso(moment: Any) -> str:
+    return f"{timezone.localtime(moment):%Y-%m-%dT%H:%M:%S}"
 
 
 @admin.register(Record)
@@ -57,92 +134,115 @@ class RecordAdmin(ReadOnlyAdmin):
     list_display = ("time", "what", "who", "target", "result", "took", "source")
     list_display_links = ("time",)
     list_filter = (
-        ("kind", ChoicesDropdownFilter),
-        ("decision", ChoicesDropdownFilter),
+        ByTime,
+        chosen("kind", "kind", Record.Kind.choices),
+        chosen("decision", "decision", Record.Decision.choices),
         exactly("code", "code"),
         exactly("tool", "tool"),
         exactly("actor", "actor"),
         exactly("connector", "data source"),
-        ("at", RangeDateTimeFilter),
+        chosen("door", "door", list(DOORS.items())),
+        ByText,
+        ByCall,
+        exactly("trace_id", "trace id"),
+        exactly("request_id", "request id"),
     )
     list_filter_submit = True
+    list_filter_sheet = True
+    list_before_template = "admin/records_timeline.html"
     list_per_page = 50
     list_fullwidth = True
     search_fields = ("rid",)
-    search_help_text = "Id, tool, actor or trace, in full"
+    search_help_text = "An id, tool, actor, data source or code in full, or words of the detail"
     sortable_by = ()
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     paginator = KeysetPaginator
     empty_title = "No records"
     empty_text = "Nothing in the ledger fits. Every call, change and login leaves a record here."
-    fieldsets = (
-        (
-            "What happened",
-            {"fields": ("when", "what", "result", "target", "about", "source", "shown_effect", "changes")},
-        ),
-        ("Who", {"fields": ("actor", "actor_id", "on_behalf_of", "token", "roles", "door", "client", "address")}),
-        ("Times and sizes", {"fields": ("took", "upstream", "result_size")}),
-        ("Connections", {"fields": ("related", "shown_call_id", "trace_id", "request_id", "policy_version")}),
-        ("Detail", {"fields": ("pretty_detail",)}),
-        (
-            "Evidence",
-            {
-                "fields": (
-                    "shown_rid",
-                    "id",
-                    "shown_definition",
-                    "arguments_commitment",
-                    "result_commitment",
-                    "shown_leaf",
-                    "shown_mac",
-                    "writer",
-                    "encryption_key",
-                )
-            },
-        ),
-    )
+
+    class Media:
+        css = {"all": ("mcpsite/activity.css",)}
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Record]:
         """A list needs no more than the beginning of the detail."""
         rows: QuerySet[Record] = super().get_queryset(request)
         return rows.defer("detail", "ct").annotate(beginning=Substr("detail", 1, 400))
 
-    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Only what the record says something about."""
-        if obj is None:
-            return super().get_fieldsets(request, obj)
-        said = ((title, [name for name in names["fields"] if _says(obj, str(name))]) for title, names in self.fieldsets)
-        return [(title, {"fields": names}) for title, names in said if names]
+    def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
+        """The filter of time has three parameters."""
+        return lookup in ByTime.parameter_names or super().lookup_allowed(lookup, value, request)
+
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """The list under its name: nothing is selected here."""
+        return super().changelist_view(request, {"title": "Records", **(extra_context or {})})
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
-        """Pages by id."""
-        return KeysetChangeList
+        """Pages by time and id."""
+        return RecordChangeList
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Record], search_term: str
     ) -> tuple[QuerySet[Record], bool]:
-        """An id finds its record or its call; anything else must be an exact tool, actor or trace id."""
+        """What `audit.filters.sought` says."""
         term = search_term.strip()
-        if not term:
-            return queryset, False
-        try:
-            wanted = uuid.UUID(term)
-        except ValueError:
-            return queryset.filter(Q(tool=term) | Q(actor=term) | Q(trace_id=term)), False
-        return queryset.filter(Q(rid=wanted) | Q(call_id=wanted)), False
+        return (queryset.filter(sought(term)) if term else queryset), False
 
-    # --- What the list and the page show -----------------------------------------------------------------------------
+    # --- The page of a record -----------------------------------------------------------------------------------------
+
+    def get_urls(self) -> list[URLPattern]:
+        """With the address that opens the arguments."""
+        opened = self.admin_site.admin_view(self.arguments_view)
+        own = [path("<int:object_id>/arguments/", opened, name="audit_record_arguments")]
+        return [*own, *super().get_urls()]
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        """The record as a story."""
+        if request.method != "GET":
+            raise PermissionDenied
+        return self._told(request, object_id, None)
+
+    def arguments_view(self, request: HttpRequest, object_id: int) -> HttpResponse:
+        """The story with its arguments, for those who may read them. That they did is on record."""
+        if request.method != "POST":
+            return HttpResponseRedirect(address_of(object_id))
+        return self._told(request, str(object_id), open_arguments)
+
+    def _told(self, request: HttpRequest, object_id: str, opener: Any) -> HttpResponse:
+        record = self.get_object(request, object_id)
+        if record is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined,no-any-return]
+        if not self.has_view_permission(request, record):
+            raise PermissionDenied
+        arguments: Arguments | None = None
+        if opener is not None:
+            if not request.user.has_perm(PERMISSION):
+                raise PermissionDenied
+            arguments = opener(request, record)
+        story = Story(request, record, arguments)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": str(record),
+            "opts": self.opts,
+            "original": record,
+            "story": story,
+            "definition": _indented(story.version.definition) if story.version else "",
+            "further": _further(record),
+        }
+        request.current_app = self.admin_site.name
+        response = TemplateResponse(request, "admin/record_story.html", context)
+        if arguments is not None:
+            response["Cache-Control"] = "no-store"
+        return response
+
+    # --- What the list shows ------------------------------------------------------------------------------------------
 
     @display(description="Time")
     def time(self, record: Record) -> str:
         """To the second, in the site's time zone."""
         return f"{record.at:%Y-%m-%d %H:%M:%S}"
-
-    @display(description="Time")
-    def when(self, record: Record) -> str:
-        """To the microsecond."""
-        return f"{record.at:%Y-%m-%d %H:%M:%S.%f %Z}"
 
     @display(description="Event")
     def what(self, record: Record) -> SafeString:
@@ -179,133 +279,25 @@ class RecordAdmin(ReadOnlyAdmin):
         """Until it was recorded, in ms."""
         return milliseconds(record.total_us)
 
-    @display(description="In the upstream")
-    def upstream(self, record: Record) -> str:
-        """The part of it that the upstream took, in ms."""
-        return milliseconds(record.upstream_us)
-
     @display(description="Data source")
     def source(self, record: Record) -> str:
         """The data source, or a dash."""
         return record.connector or "-"
 
-    @display(description="Effect")
-    def shown_effect(self, record: Record) -> str:
-        """What the tool was said to do at that moment."""
-        return record.effect or "-"
 
-    @display(description="Object")
-    def about(self, record: Record) -> str:
-        """The changed object's type and id."""
-        return f"{record.object_type} {record.object_id or ''}" if record.object_type else "-"
-
-    @display(description="Size of the result")
-    def result_size(self, record: Record) -> str:
-        """In bytes."""
-        return "-" if record.result_bytes is None else f"{record.result_bytes:,} bytes"
-
-    @display(description="Changes")
-    def changes(self, record: Record) -> SafeString | str:
-        """Field, before, after."""
-        rows = changes_of(detail_of(record))
-        if not rows:
-            return "-"
-        return format_html(
-            '<table class="text-sm w-full"><thead><tr><th class="pb-1 pr-4 text-left">Field</th>'
-            '<th class="pb-1 pr-4 text-left">Before</th><th class="pb-1 text-left">After</th></tr></thead>{}</table>',
-            format_html_join(
-                "",
-                '<tr class="align-top"><td class="pr-4 py-1">{}</td><td class="kept-lines pr-4 py-1">{}</td>'
-                '<td class="kept-lines py-1">{}</td></tr>',
-                ((name[:1].upper() + name[1:], old or "-", new or "-") for name, old, new in rows),
-            ),
-        )
-
-    @display(description="Same call")
-    def related(self, record: Record) -> SafeString | str:
-        """The other records of the call, with links: from an intent to its outcome and back."""
-        if record.call_id is None:
-            return "-"
-        others = Record.objects.filter(call_id=record.call_id).exclude(id=record.id).order_by("id")[:20]
-        links = ((reverse("admin:audit_record_change", args=(other.id,)), other.kind, other.code) for other in others)
-        text = '<a class="text-primary-600 dark:text-primary-500" href="{}">{} ({})</a>'
-        return format_html_join(", ", text, links) or _alone(record)
-
-    @display(description="Detail")
-    def pretty_detail(self, record: Record) -> SafeString | str:
-        """The JSON as it was committed, indented."""
-        if not record.detail:
-            return "-"
-        return code_block(
-            json.dumps(detail_of(record), indent=2, ensure_ascii=False) if detail_of(record) else record.detail
-        )
+def _indented(text: str) -> str:
+    return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
 
 
-# What a line of the page shows, where that is not the column of the same name.
-_COLUMN_OF = {
-    "about": "object_type",
-    "source": "connector",
-    "shown_effect": "effect",
-    "took": "total_us",
-    "upstream": "upstream_us",
-    "result_size": "result_bytes",
-    "related": "call_id",
-    "shown_call_id": "call_id",
-    "pretty_detail": "detail",
-    "shown_definition": "definition",
-    "arguments_commitment": "args_commit",
-    "result_commitment": "result_commit",
-    "encryption_key": "key_id",
-}
-
-
-def _says(record: Record, name: str) -> bool:
-    if name == "changes":
-        return bool(changes_of(detail_of(record)))
-    return getattr(record, _COLUMN_OF.get(name, name), True) is not None
-
-
-def _alone(record: Record) -> str:
-    if record.kind == Record.Kind.INTENT:
-        return "No outcome is recorded: the call is still under way, or its outcome is unknown."
-    return "-"
-
-
-def milliseconds(microseconds: int | None) -> str:
-    """`1.2 ms`, or a dash for None."""
-    return "-" if microseconds is None else f"{microseconds / 1000:,.1f} ms"
-
-
-def _hexadecimal(column: str, label: str) -> Callable[[Any, Record], SafeString | str]:
-    @display(description=label)
-    def show(self: Any, record: Record) -> SafeString | str:
-        value = getattr(record, column)
-        return "-" if value is None else mono(bytes(value).hex())
-
-    return show
-
-
-def _identifier(column: str, label: str) -> Callable[[Any, Record], SafeString | str]:
-    @display(description=label)
-    def show(self: Any, record: Record) -> SafeString | str:
-        value = getattr(record, column)
-        return "-" if value is None else mono(str(value))
-
-    return show
-
-
-for _name, _column, _label in (
-    ("shown_definition", "definition", "Fingerprint of the definition"),
-    ("arguments_commitment", "args_commit", "Commitment to the arguments"),
-    ("result_commitment", "result_commit", "Commitment to the result"),
-    ("shown_leaf", "leaf", "Leaf"),
-    ("shown_mac", "mac", "MAC"),
-):
-    setattr(RecordAdmin, _name, _hexadecimal(_column, _label))
-for _name, _column, _label in (
-    ("shown_rid", "rid", "Record id"),
-    ("shown_call_id", "call_id", "Call id"),
-    ("writer", "writer_id", "Writer"),
-    ("encryption_key", "key_id", "Key that encrypts the arguments"),
-):
-    setattr(RecordAdmin, _name, _identifier(_column, _label))
+def _further(record: Record) -> list[tuple[str, str]]:
+    """Lists in which the record stands, and what they are called."""
+    listed = reverse("admin:audit_record_changelist")
+    around = {SINCE: _iso(record.at - timedelta(minutes=5)), UNTIL: _iso(record.at + timedelta(minutes=5))}
+    wanted: list[tuple[Mapping[str, str | None], str]] = [
+        ({"actor": record.actor}, f"All records of {record.actor}"),
+        ({"tool": record.tool}, f"All calls of {record.tool}"),
+        ({"tool": record.tool, "code": record.code}, f"{record.tool} with the code {record.code}"),
+        ({"trace_id": record.trace_id}, "The whole trace"),
+        (around, "Everything in the five minutes before and after"),
+    ]
+    return [(f"{listed}?{urlencode(values)}", label) for values, label in wanted if all(values.values())]

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from django.contrib import messages
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db import models, transaction
@@ -48,6 +51,18 @@ def verb_of(record: Record) -> str:
 
 class OwnFiltersOnly(BaseAdmin):
     """Refuses parameters that name other columns than the filters do: they could help to guess what is hidden."""
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Says what was wrong with the address before Django goes on to the list without filters."""
+        try:
+            return super().get_changelist_instance(request)
+        except DisallowedModelAdminLookup as error:
+            messages.warning(request, "The address named a filter that this list does not have: all are shown.")
+            raise IncorrectLookupParameters from error
+        except IncorrectLookupParameters as error:
+            said = error.args[0] if error.args and isinstance(error.args[0], str) else ""
+            messages.warning(request, said or "The address named a value that a filter cannot have: all are shown.")
+            raise
 
     def lookup_allowed(self, lookup: str, value: Any, request: Any = None) -> bool:
         """Whether the parameter belongs to one of the filters."""

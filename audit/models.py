@@ -87,7 +87,10 @@ class Record(models.Model):
         db_table = "audit_record"
         ordering = ("-id",)
         default_permissions = ("view",)
-        permissions = (("view_metrics", "Can read the metrics at /metrics"),)
+        permissions = (
+            ("view_metrics", "Can read the metrics at /metrics"),
+            ("read_arguments", "Can read the arguments of calls"),
+        )
 
     def __str__(self) -> str:
         return f"{self.kind} {self.tool or self.object_type or ''} {self.code}".strip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -15,6 +15,7 @@ from django.urls import reverse
 
 from access.models import ApiToken, Grant, Role
 from audit.doors import detail_of, verb_of
+from audit.filters import SINCE, UNTIL
 from audit.models import Record
 from audit.summary import Bar, Parts, Summary, Usage, anything_called, calls, latest_changes, latest_denials
 from mcpsite.sidebar import GROUPS, opened
@@ -62,7 +63,9 @@ def _activity(request: HttpRequest, summary: Summary, days: int) -> dict[str, An
 
 def records(since: datetime | None = None, until: datetime | None = None, **filters: str) -> str:
     """The list of records with these filters."""
-    return f"{reverse('admin:audit_record_changelist')}?{urlencode(filters)}"
+    bounds = ((SINCE, since), (UNTIL, until))
+    times = {name: f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" for name, at in bounds if at is not None}
+    return f"{reverse('admin:audit_record_changelist')}?{urlencode({**filters, **times})}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import (  # type: ignore[import-untyped]
     BooleanRadioFilter,
@@ -250,8 +251,8 @@ class VersionInline(BaseTabularInline):
 
     @display(description="Fingerprint")
     def print(self, version: ToolVersion) -> SafeString:
-        """SHA-256."""
-        return mono(version.fingerprint)
+        """SHA-256, as a place that records lead to."""
+        return format_html('<span id="version-{}">{}</span>', version.number, mono(version.fingerprint))
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Never: a version is made by publishing."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import re
 import uuid
+from datetime import timedelta
 
 import pytest
 from django.db import connection
+from django.db.models import Exists, FloatField, Func, Value
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from access.models import User
+from audit import keyset
+from audit.admin import RecordAdmin
 from audit.doors import changes_of
 from audit.entry import Entry
 from audit.ledger import record
@@ -18,6 +23,9 @@ from audit.models import Record
 
 pytestmark = pytest.mark.django_db
 LIST = "/admin/audit/record/"
+SLEEP = User.objects.annotate(slept=Func(Value(5), function="pg_sleep", output_field=FloatField())).filter(
+    slept__isnull=False
+)
 
 
 @pytest.fixture
@@ -58,9 +66,118 @@ def test_paging_goes_to_older_records_and_back(client):
     assert [each.pk for each in shown(client.get(LIST + third.context["cl"].newer_url))] == made[50:100]
 
 
-@pytest.mark.parametrize("cursor", ["x", "-1", "1e9", "9" * 40, "١٢"])
-def test_a_cursor_that_is_no_id_is_refused_without_an_error(client, cursor):
-    assert client.get(LIST, {"older_than": cursor}).status_code == 302
+@pytest.mark.parametrize("cursor", ["x", "-1", "1e9", "9" * 40, "١٢", "", "0"])
+@pytest.mark.parametrize("name", ["older_than", "newer_than"])
+def test_a_cursor_that_is_no_record_leads_to_the_newest_page_and_says_so(client, name, cursor):
+    answer = client.get(LIST, {name: cursor}, follow=True)
+    assert answer.redirect_chain == [(f"{LIST}?e=1", 302)]
+    assert f"no record to go on from under `{name}`" in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({"older": "zzz"}, "named a filter that this list does not have"),
+        ({"call_id": "zzz"}, "A call id is a UUID"),
+        ({"last": "2y"}, "`last` is one of 1h, 24h, 7d, 30d"),
+        ({"since": "yesterday"}, "`since` is a time such as"),
+        ({"until": "2026-13-40T00:00"}, "`until` is a time such as"),
+    ],
+)
+def test_an_address_that_makes_no_sense_is_answered_and_not_logged_as_an_error(client, caplog, query, said):
+    answer = client.get(LIST, query, follow=True)
+    assert (answer.status_code, len(answer.redirect_chain)) == (200, 1)
+    assert said in html.unescape(answer.content.decode())
+    assert not [each for each in caplog.records if each.levelname in ("ERROR", "CRITICAL")]
+
+
+def test_other_lists_answer_an_unknown_filter_too(client):
+    answer = client.get("/admin/access/user/", {"older": "zzz"}, follow=True)
+    assert answer.redirect_chain
+    assert "named a filter that this list does not have" in answer.content.decode()
+
+
+def test_pages_follow_the_time_of_records_and_not_only_their_ids(client):
+    """Two writers commit in another order than they looked at their clocks."""
+    rows = [make_record(tool="paged") for _ in range(60)]
+    first = client.get(LIST, {"tool": "paged"})
+    assert [each.at for each in shown(first)] == sorted((each.at for each in rows), reverse=True)[:50]
+
+
+def test_where_a_page_begins_is_forgotten_when_the_filters_change(client):
+    made = [make_record(tool="paged").pk for _ in range(60)]
+    page = client.get(LIST, {"tool": "paged", "older_than": made[-5]})
+    assert "older_than" not in page.context["cl"].get_query_string({"kind": "call"})
+    assert 'name="older_than"' not in page.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kind", "denied"),
+        ("decision", "deny"),
+        ("code", "not_granted"),
+        ("tool", "send_reply"),
+        ("actor", "maria"),
+        ("connector", "office"),
+        ("door", "agent"),
+        ("text", "refused carrot"),
+        ("call_id", "01a20843-17e0-770d-8bcc-9ad9a76b1065"),
+        ("trace_id", "ab" * 16),
+        ("request_id", "request-of-hers"),
+        ("q", "not_granted"),
+        ("q", "send_reply"),
+        ("q", "office"),
+        ("q", "carrot"),
+        ("q", "ab" * 16),
+        ("q", "01a20843-17e0-770d-8bcc-9ad9a76b1065"),
+    ],
+)
+def test_each_filter_finds_its_record_and_no_other(client, name, value):
+    make_record(tool="other", actor="other", connector="other", door="mcp", decision="allow", detail='{"a":"b"}')
+    wanted = make_record(
+        kind="denied",
+        decision="deny",
+        code="not_granted",
+        tool="send_reply",
+        actor="maria",
+        connector="office",
+        door="agent",
+        detail='{"message":"Refused: there is no carrot."}',
+        call_id=uuid.UUID("01a20843-17e0-770d-8bcc-9ad9a76b1065"),
+        trace_id="ab" * 16,
+        request_id="request-of-hers",
+    )
+    page = client.get(LIST, {name: value})
+    assert shown(page) == [wanted]
+    assert len(page.context["cl"].chips) == 1
+
+
+def test_the_time_is_bounded_from_and_until_or_by_the_last_hours(client):
+    made = make_record(tool="timed")
+    at = made.at.replace(microsecond=0)
+    after, before = (at + timedelta(seconds=1)).isoformat(), at.isoformat()
+    assert shown(client.get(LIST, {"tool": "timed", "since": before, "until": after})) == [made]
+    assert shown(client.get(LIST, {"tool": "timed", "since": after})) == []
+    assert shown(client.get(LIST, {"tool": "timed", "until": before})) == []
+    assert shown(client.get(LIST, {"tool": "timed", "last": "1h"})) == [made]
+
+
+def test_a_filter_in_force_can_be_removed_by_itself(client):
+    make_record(tool="one", actor="maria")
+    chips = {each["label"]: each for each in client.get(LIST, {"tool": "one", "actor": "maria"}).context["cl"].chips}
+    assert (chips["Tool"]["value"], chips["Tool"]["url"]) == ("one", "?actor=maria")
+
+
+def test_a_search_that_takes_too_long_is_given_up_and_says_so(client, monkeypatch):
+    make_record(tool="slow")
+    monkeypatch.setattr(keyset, "_PATIENCE_MS", 50)
+    monkeypatch.setattr(
+        RecordAdmin, "get_search_results", lambda self, request, rows, term: (rows.filter(Exists(SLEEP)), False)
+    )
+    page = client.get(LIST)
+    assert "took too long and was given up" in page.content.decode()
+    assert client.get("/admin/").status_code == 200
 
 
 def test_an_id_finds_its_record_and_its_call(client):

@@ -19,6 +19,7 @@ from dotenv import dotenv_values
 from rest_framework import exceptions
 from rest_framework.schemas.generators import EndpointEnumerator
 
+from audit.codes import MEANINGS
 from mcpsite import env
 from mcpsite.management.commands.settings_reference import BEGIN, END, page, variables
 from mcpsite.tests.test_layers import files, tree
@@ -282,6 +283,13 @@ def test_no_code_is_described_that_cannot_occur():
 def test_codes_are_stable_words():
     for code in described_codes():
         assert re.fullmatch(r"[a-z][a-z0-9_]{1,40}", code), code
+
+
+def test_the_admin_says_of_a_code_what_the_page_says():
+    told, _, _ = text("codes.md").partition("## REST")
+    rows = (line.strip("|").split("|") for line in told.splitlines() if line.startswith("| `"))
+    described = {row[0].strip(" `"): row[1].strip() for row in rows}
+    assert dict(MEANINGS) == described, "docs/codes.md and audit/codes.py differ: write the same into both"
 
 
 # --- Links -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""What a code means, as a sentence for people: the words of `docs/codes.md`, which a test compares with these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MEANINGS: Mapping[str, str] = {
+    "ok": "carried out, and the tool reports no error",
+    "tool_error": "carried out, and the tool itself reports an error",
+    "intended": "the intent of a call that has effects, recorded before it starts",
+    "not_called": "the outcome of an intent that could not be recorded in time",
+    "cancelled": "the call was broken off, for instance because the process stopped",
+    "unknown_tool": "there is no such tool; in answers also when it is not granted",
+    "not_granted": "in the ledger only: the tool exists, and no grant of the caller names it",
+    "budget_exhausted": "the calls per minute of this principal for this tool are spent",
+    "invalid_arguments": "the arguments do not fit the schema, or the database cannot use a value",
+    "too_many_refusals": (
+        "so many calls of this principal were refused that the next are counted, not recorded one by one"
+    ),
+    "malformed": (
+        "the request was no call that could be read: bad JSON, headers that differ from the body, a wrong shape"
+    ),
+    "ledger_unavailable": "the record could not be made durable, so nothing is answered (503)",
+    "outcome_unknown": "the tool was called, and its outcome could not be recorded in time (503)",
+    "policy_unavailable": "this process has no current policy, so nothing is allowed (503)",
+    "internal_error": "the connector, or the site, failed in a way that nobody foresaw; the log says more",
+    "egress_denied": "the address may not be reached: an egress rule is missing, or it is a metadata service",
+    "upstream_unavailable": "it cannot be reached, refuses the login, or broke the connection",
+    "upstream_busy": (
+        "all connections that its `max_connections` allows, or calls that its `max_calls` allows, are in use"
+    ),
+    "upstream_timeout": "no answer in time",
+    "upstream_refused": "it answered with an error of its protocol, or lacks the right",
+    "upstream_http_error": "it answered with an HTTP status that is no success",
+    "bad_upstream_answer": "its answer does not follow the protocol",
+    "unsupported_result": "it asks for something that is not passed on yet",
+    "unsupported_version": "it speaks a revision that is not known here",
+    "result_too_large": "its answer is larger than `MAX_RESULT_BYTES`",
+    "too_many_tools": "it lists more tools than are taken",
+    "read_only": "a statement tried to write in a source that only reads",
+    "source_failed": "by REST: the source could not be synchronised (502)",
+    "run_queued": "somebody started a run",
+    "run_started": "the agent worker began with it",
+    "model_answered": "the model gave an answer, or asked for tools",
+    "run_cancel_requested": "somebody cancelled it",
+    "run_succeeded": "it has an answer",
+    "run_failed": "it ended without one; `outcome` in the record's detail says why",
+    "run_cancelled": "it was stopped because somebody wanted it",
+    "agent_disabled": "the agent, its account or who started the run was switched off (by REST: 409)",
+    "provider_disabled": "the model provider was switched off",
+    "model_not_installed": "the package for this kind of provider is missing",
+    "model_unavailable": "the model's server cannot be reached",
+    "model_timeout": "the model kept silent for too long",
+    "model_failed": "the model's server refused, or failed",
+    "bad_model_answer": "the answer is empty, cannot be read, or is too large",
+    "script_error": "a scripted model cannot follow its script",
+    "model_call_limit": "the model was asked as often as the agent's limit allows, without a result",
+    "tool_call_limit": "the model wanted more calls of tools than the agent's limit allows",
+    "token_limit": "the tokens of the run are used up",
+    "time_limit": "the run took longer than the agent's limit allows",
+    "worker_stopped": "the agent worker was stopped in the middle of it",
+    "worker_lost": "the agent worker died in the middle of it",
+    "not_started": "no agent worker took it for an hour",
+    "too_many_runs": "by REST: too many runs of this user are not finished (429)",
+    "run_finished": "by REST: what is finished cannot be cancelled (409)",
+    "create": "something was created",
+    "update": "something was changed; the record has before and after",
+    "delete": "something was deleted, with what went along",
+    "test": "the connection of a data source was tested",
+    "sync": "the tools of a data source were synchronised, or could not be: `ok` in the detail says which",
+    "token_created": "an API token was made",
+    "token_revoked": "an API token was revoked",
+    "login": "somebody logged in",
+    "logout": "somebody logged out, or ended a session",
+    "refresh_reused": "a refresh token was used a second time: somebody else may have it, and its session was ended",
+    "arguments_read": "somebody read the decrypted arguments of a call, which `object_id` names",
+    "keys_rotated": "stored secrets were encrypted anew",
+    "invalid_credentials": "wrong user name or password, an inactive user, or a service account (401)",
+    "too_many_attempts": "too many wrong passwords; refused before the password is looked at (429)",
+    "invalid_token": "a token that is unknown, expired or revoked (401); at `/mcp` one record an address and minute",
+    "decryption_failed": (
+        "a stored value that no key of the ring opens in its place; for the log, and the test of a source"
+    ),
+}
+
+
+def meaning_of(code: str) -> str:
+    """A sentence, or an empty string for a code that is not known here."""
+    found = MEANINGS.get(code, "").replace("`", "")
+    return f"{found[:1].upper()}{found[1:]}." if found else ""
