@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from langchain.agents import create_agent
 from langchain.agents.middleware import (
     AgentMiddleware,
@@ -85,16 +86,31 @@ async def _follow(graph: Any, task: str, agent: Agent, asking: Asking, journal: 
     # Each round of model and tools is at most eight of LangGraph's steps: our own limits come first.
     config = RunnableConfig(recursion_limit=8 * agent.max_model_calls + 16, max_concurrency=_TOOLS_AT_ONCE)
     last: AIMessage | None = None
+    asked: dict[Any, str] = {}
     stream = graph.astream({"messages": [HumanMessage(task)]}, config, stream_mode=["updates", "messages"])
     async for mode, part in stream:
-        if mode == "messages" and isinstance(part[0], AIMessageChunk) and part[0].text:
+        if mode == "messages" and isinstance(part[0], AIMessageChunk):
+            for piece in part[0].tool_call_chunks:
+                place = piece["id"] if piece["index"] is None else piece["index"]
+                asked[place] = asked.get(place, "") + (piece["args"] or "")
             await journal.hear(str(part[0].text))
         elif mode == "updates" and (update := part.get("model")):
-            last = update["messages"][-1]
+            _check_arguments(asked)
+            asked, last = {}, update["messages"][-1]
             await _written(last, asking, journal)
     if last is None or last.invalid_tool_calls or not str(last.text).strip():
         raise RunFailed("bad_model_answer", "The model ended without an answer, or with a call that cannot be read.")
     return str(last.text)
+
+
+def _check_arguments(asked: dict[Any, str]) -> None:
+    """Refuse arguments that were cut off, before a tool sees them: LangChain would complete them. Raises RunFailed."""
+    for arguments in asked.values():
+        try:
+            orjson.loads(arguments or "{}")
+        except orjson.JSONDecodeError as error:
+            message = "The model asked for a tool with arguments that are not JSON, or were cut off."
+            raise RunFailed("bad_model_answer", message) from error
 
 
 async def _written(message: AIMessage, asking: Asking, journal: Journal) -> None:

@@ -87,7 +87,6 @@ class Journal:
             record_id = await self._ledger.write(entry)
         except LedgerUnavailable as error:
             raise RunFailed("ledger_unavailable", "The ledger could not be written, so the run ended.") from error
-        self._run.tokens_estimated |= usage.estimated
         await self._keep(
             Step(
                 run=self._run,
@@ -100,7 +99,8 @@ class Journal:
                 output_tokens=usage.output,
                 started_at=began,
                 finished_at=datetime.now(UTC),
-            )
+            ),
+            usage.estimated,
         )
 
     async def calling(self, tool: str) -> None:
@@ -140,6 +140,6 @@ class Journal:
         self._number += 1
         return self._number
 
-    async def _keep(self, step: Step) -> None:
-        await stored(add_step, step)
+    async def _keep(self, step: Step, estimated: bool = False) -> None:
+        await stored(add_step, step, estimated)
         await self._announcer.tell(self._run.pk, {"event": "step", "number": step.number})

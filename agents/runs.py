@@ -117,8 +117,8 @@ def stay_alive(run_id: uuid.UUID) -> Ending | None:
     return Ending(Run.Status.CANCELLED, code="cancelled", message="Cancelled while it ran.")
 
 
-def add_step(step: Step) -> None:
-    """Keep a step, and count it in its run."""
+def add_step(step: Step, estimated: bool = False) -> None:
+    """Keep a step, and count it in its run; `estimated` when its tokens are."""
     asked = step.kind == Step.Kind.MODEL
     with transaction.atomic():
         step.save(force_insert=True)
@@ -127,6 +127,7 @@ def add_step(step: Step) -> None:
             tool_calls=models.F("tool_calls") + (0 if asked else 1),
             input_tokens=models.F("input_tokens") + step.input_tokens,
             output_tokens=models.F("output_tokens") + step.output_tokens,
+            **({"tokens_estimated": True} if estimated else {}),
         )
 
 
