@@ -54,11 +54,12 @@ Step = Say | Ask
 def parse(text: str) -> list[Step]:
     """The steps. Raises ScriptError."""
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ScriptError("A script has no aliases (`*name`): they could make it endless.")
-        rows = yaml.safe_load(text)
+        endless = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text))
+        rows = None if endless else yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ScriptError(f"This is not YAML: {error}") from error
+    if endless:
+        raise ScriptError("A script has no aliases (`*name`): they could make it endless.")
     if not isinstance(rows, list) or not rows:
         raise ScriptError("A script is a list of steps: each has `call` or `say`.")
     if len(rows) > _MOST_STEPS:

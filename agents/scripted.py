@@ -76,7 +76,7 @@ def _decided(step: Step, messages: Sequence[BaseMessage]) -> Step:
     except MissingValue:
         if step.otherwise is None:
             raise
-        return Say(step.otherwise)
+        return Say(as_text(filled(step.otherwise, task, results)))
 
 
 def _read(text: str) -> Any:

@@ -19,6 +19,7 @@ from access.tokens import digest_of, issue, new_secret
 from audit.changes import record_change, snapshot, stored
 from mcpsite.bootstrap import DOOR, ensure_role, ensure_standard_roles, new_password, record_created
 from mcpsite.demo import database, kept
+from mcpsite.demo.agents import ensure_agents
 from mcpsite.demo.catalogue import OFFICE_TOOLS, ROLES, SQL_TOOLS, TOOLSETS, USERS, RolePlan, SqlTool, UserPlan
 from mcpsite.demo.database import DemoRefused
 from tools.connectors.base import ConnectorError
@@ -145,6 +146,7 @@ def _load(upstream: _Source, tokens: dict[str, str], data_dir: Path) -> None:
         for user in USERS:
             _ensure_user(user, data_dir)
         _issue_tokens(tokens)
+        ensure_agents()
     check_source(company)
     check_source(office)
     database.mark_complete()
