@@ -17,7 +17,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import BooleanRadioFilter  # type: ignore[import-untyped]
 
-from access import token_admin  # noqa: F401 - registers
+from access import saved_filter_admin, token_admin  # noqa: F401 - register
 from access.models import Grant, Role, ServiceAccount, User
 from access.pages import LoginForm, after_password_change
 from access.privileges import assignable_groups, assignable_permissions, keep_a_superuser, may_edit_role, may_manage

@@ -148,8 +148,40 @@ class RevokedSession(models.Model):
     sid = models.CharField(max_length=64, primary_key=True)
     expires_at = models.DateTimeField(db_index=True, help_text="When its last token expires, and this row can go.")
 
+    class Meta:
+        verbose_name = "ended session"
+
     def __str__(self) -> str:
         return self.sid
+
+
+class SavedFilter(models.Model):
+    """A list of the admin as somebody wants to see it again: search, filters and order under a name."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="saved_filters", verbose_name="owner")
+    name = models.CharField(max_length=80)
+    model = models.CharField(max_length=100, editable=False, help_text="Whose list it is, e.g. `tools.Tool`.")
+    query = models.TextField(editable=False, help_text="The query string of the list, without a question mark.")
+    shared = models.BooleanField(
+        "for everybody", default=False, help_text="Everybody who may see the list finds it there."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ("name", "created_at")
+        # Everybody in the admin has filters of their own: there is nothing to permit.
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(
+                fields=("user", "model", "name"),
+                name="one_filter_of_a_name",
+                violation_error_message="You have a filter of this name for the same list.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class PolicyVersion(models.Model):

@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.http import HttpRequest
 from django.templatetags.static import static
+from django.urls import reverse_lazy
 
 # A teal that keeps a contrast of 4.5 to white at 600 and to near-black at 400.
 _PRIMARY = {
@@ -56,6 +57,12 @@ UNFOLD: dict[str, Any] = {
     "ENVIRONMENT": environment,
     "ENVIRONMENT_TITLE_PREFIX": environment_title,
     "DASHBOARD_CALLBACK": "mcpsite.dashboard.fill",
+    "ACCOUNT": {
+        "navigation": [
+            {"title": "Saved filters", "link": reverse_lazy("admin:access_savedfilter_changelist")},
+            {"title": "Change password", "link": reverse_lazy("admin:password_change")},
+        ]
+    },
     "SIDEBAR": {
         "show_search": True,
         "command_search": True,

@@ -13,6 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
 
+from access import saved_filters
 from mcpsite.sidebar import GROUPS, Place, admin_of, opened
 
 _LONGEST, _MOST_OF_A_KIND = 100, 8
@@ -57,6 +58,8 @@ def find(request: HttpRequest, term: str) -> Iterator[Found]:
                 yield Found(place.title, group, reverse(place.changelist), place.icon)
     if term.lower() in "api documentation":
         yield Found("API documentation", "System", reverse("api-docs"), "api")
+    for each in saved_filters.visible_to(request).filter(name__icontains=term)[:_MOST_OF_A_KIND]:
+        yield Found(each.name, "Saved filter", saved_filters.address(each), "bookmark")
     yield from _record(request, term)
     searched = (place for _, places in GROUPS for place in opened(request, places) if place.model not in _NOT_SEARCHED)
     found = (each for place in searched for each in _objects(request, place, term))
