@@ -347,8 +347,8 @@ LIMIT :max_results
 
 
 @dataclass(frozen=True, slots=True)
-class OfficeTool:
-    """What an administrator decides about a tool of the upstream server."""
+class UpstreamTool:
+    """What an administrator decides about a tool of an upstream server."""
 
     name: str
     effect: str
@@ -356,45 +356,54 @@ class OfficeTool:
 
 
 OFFICE_TOOLS = (
-    OfficeTool("get_current_time", "read", ("support", "analytics", "operations")),
-    OfficeTool("convert_currency", "read", ("support", "analytics")),
-    OfficeTool("shipping_quote", "read", ("support", "operations")),
-    OfficeTool("list_notes", "read", ("support",)),
-    OfficeTool("create_note", "write", ("support", "operations")),
-    OfficeTool("send_reply", "write", ("support",)),
+    UpstreamTool("get_current_time", "read", ("support", "analytics", "operations")),
+    UpstreamTool("convert_currency", "read", ("support", "analytics")),
+    UpstreamTool("shipping_quote", "read", ("support", "operations")),
+    UpstreamTool("list_notes", "read", ("support",)),
+    UpstreamTool("create_note", "write", ("support", "operations")),
+    UpstreamTool("send_reply", "write", ("support",)),
+)
+# Both servers have a clock: the prefix tells them apart.
+TIME_PREFIX = "time_"
+TIME_TOOLS = (
+    UpstreamTool("time_get_current_time", "read", ("support", "operations")),
+    UpstreamTool("time_convert_time", "read", ("support", "operations")),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ToolsetPlan:
-    """A toolset: every tool of the demo that has the tag of the same name."""
+    """Every tool of the demo that has the tag of the toolset's name, and the role that may call them."""
 
     name: str
     title: str
     description: str
+    role: str
+    role_description: str
 
 
 TOOLSETS = (
-    ToolsetPlan("support", "Support desk", "Find customers, orders and tickets; take notes and answer."),
-    ToolsetPlan("analytics", "Analytics", "Sales, products and tickets in figures. Reads only."),
-    ToolsetPlan("operations", "Operations", "Parcels, late deliveries and what has to leave the warehouse."),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class RolePlan:
-    """A role and the toolsets that it is granted."""
-
-    name: str
-    description: str
-    toolsets: tuple[str, ...]
-
-
-ROLES = (
-    RolePlan("administrator", "", ("support", "analytics", "operations")),
-    RolePlan("support_agent", "Answers customers.", ("support",)),
-    RolePlan("analyst", "Looks at figures, not at single customers.", ("analytics",)),
-    RolePlan("operations", "Gets parcels out of the house.", ("operations",)),
+    ToolsetPlan(
+        "support",
+        "Support desk",
+        "Find customers, orders and tickets; take notes and answer.",
+        role="support_agent",
+        role_description="Answers customers.",
+    ),
+    ToolsetPlan(
+        "analytics",
+        "Analytics",
+        "Sales, products and tickets in figures. Reads only.",
+        role="analyst",
+        role_description="Looks at figures, not at single customers.",
+    ),
+    ToolsetPlan(
+        "operations",
+        "Operations",
+        "Parcels, late deliveries and what has to leave the warehouse.",
+        role="operations",
+        role_description="Gets parcels out of the house.",
+    ),
 )
 
 

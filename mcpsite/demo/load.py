@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from django.conf import settings
 from django.contrib.auth.models import Group
 from django.db import connections, transaction
 
@@ -20,18 +21,35 @@ from audit.changes import record_change, snapshot, stored
 from mcpsite.bootstrap import DOOR, ensure_role, ensure_standard_roles, new_password, record_created
 from mcpsite.demo import database, kept
 from mcpsite.demo.agents import ensure_agents
-from mcpsite.demo.catalogue import OFFICE_TOOLS, ROLES, SQL_TOOLS, TOOLSETS, USERS, RolePlan, SqlTool, UserPlan
+from mcpsite.demo.catalogue import (
+    OFFICE_TOOLS,
+    SQL_TOOLS,
+    TIME_PREFIX,
+    TIME_TOOLS,
+    TOOLSETS,
+    USERS,
+    SqlTool,
+    UpstreamTool,
+    UserPlan,
+)
 from mcpsite.demo.database import DemoRefused
+from tools.configuration import Refused, configure, stored_secrets
 from tools.connectors.base import ConnectorError
 from tools.definitions import publish
 from tools.egress import is_inside
 from tools.models import DataSource, EgressRule, Tool, Toolset
 from tools.sync import check_source, sync_source
+from tools.tasks import check_one
 
 __all__ = ["DemoAccess", "DemoRefused", "load_demo"]
 
-DATABASE_SOURCE, UPSTREAM_SOURCE = "support-desk", "office"
-_NOTES = {DATABASE_SOURCE: "Demo: the company's database", UPSTREAM_SOURCE: "Demo: the upstream MCP server"}
+DATABASE_SOURCE, UPSTREAM_SOURCE, TIME_SOURCE = "support-desk", "office", "time"
+_NOTES = {
+    DATABASE_SOURCE: "Demo: the company's database",
+    UPSTREAM_SOURCE: "Demo: the upstream MCP server",
+    TIME_SOURCE: "Demo: the local MCP server",
+}
+_LAUNCHER = "time"
 _TOKENS, _READER_PASSWORD, _STAFF_PASSWORD = "demo_tokens", "demo_reader_password", "demo_staff_password"
 # Any number will do, as long as every replica uses the same one.
 _LOCK = 7_035_916_242
@@ -49,6 +67,7 @@ class _Source:
     """Where a data source of the demo is at this moment."""
 
     name: str
+    kind: str
     options: dict[str, Any]
     secrets: dict[str, str] = field(repr=False)
     addresses: frozenset[tuple[str, int | None]]
@@ -101,14 +120,18 @@ def _database(password: str | None = None) -> _Source:
         "max_bytes": 1_048_576,
         "max_connections": 5,
     }
-    return _Source(DATABASE_SOURCE, options, {"password": password} if password else {}, _addresses(host, port))
+    return _Source(DATABASE_SOURCE, "sql", options, {"password": password} if password else {}, _addresses(host, port))
 
 
 def _upstream(url: str, data_dir: Path) -> _Source:
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     secrets = {"bearer_token": kept.upstream_token(data_dir)}
-    return _Source(UPSTREAM_SOURCE, {"url": url}, secrets, _addresses(parts.hostname or "", port))
+    return _Source(UPSTREAM_SOURCE, "mcp", {"url": url}, secrets, _addresses(parts.hostname or "", port))
+
+
+def _clock() -> _Source:
+    return _Source(TIME_SOURCE, "mcp-stdio", {"launcher": _LAUNCHER}, {}, frozenset())
 
 
 def _resolve(host: str, port: int) -> list[str]:
@@ -135,12 +158,14 @@ def _load(upstream: _Source, tokens: dict[str, str], data_dir: Path) -> None:
     database.fill(password)
     with transaction.atomic():
         company = _ensure_source(
-            _database(password), "sql", "The demo company's database: customers, orders, shipments, tickets."
+            _database(password), "The demo company's database: customers, orders, shipments, tickets."
         )
-        office = _ensure_source(upstream, "mcp", "The demo's upstream MCP server: clock, currencies, notes, replies.")
+        office = _ensure_source(upstream, "The demo's upstream MCP server: clock, currencies, notes, replies.")
         for plan in SQL_TOOLS:
             _ensure_sql_tool(company, plan)
-        _take_office_tools(office)
+        _take_tools(office, OFFICE_TOOLS)
+        if _LAUNCHER in settings.MCP_LAUNCHERS:
+            _ensure_clock()
         _ensure_toolsets()
         _ensure_roles()
         for user in USERS:
@@ -152,15 +177,30 @@ def _load(upstream: _Source, tokens: dict[str, str], data_dir: Path) -> None:
     database.mark_complete()
 
 
-def _ensure_source(wanted: _Source, kind: str, description: str) -> DataSource:
+def _ensure_source(wanted: _Source, description: str, prefix: str = "") -> DataSource:
     _allow(wanted)
     if found := DataSource.objects.filter(name=wanted.name).first():
         return _moved(found, wanted)
-    return record_created(
-        DataSource.objects.create(
-            name=wanted.name, kind=kind, description=description, options=wanted.options, secrets=wanted.secrets
-        )
+    source = DataSource(name=wanted.name, kind=wanted.kind, description=description, prefix=prefix)
+    _configure(source, wanted.options, wanted.secrets)
+    source.save()
+    return record_created(source)
+
+
+def _configure(source: DataSource, options: dict[str, Any], secrets: dict[str, str]) -> None:
+    try:
+        configure(source, options, secrets)
+    except Refused as refused:
+        raise DemoRefused(f"The data source {source.name} of the demo cannot be set up: {refused}") from refused
+
+
+def _ensure_clock() -> None:
+    """The local MCP server. Its first check is left to a job: it starts a process of its own, which takes a second."""
+    clock = _ensure_source(
+        _clock(), "The time in any time zone, from the official MCP server, which runs on this machine.", TIME_PREFIX
     )
+    _take_tools(clock, TIME_TOOLS)
+    check_one.defer(source_id=str(clock.pk))
 
 
 def _ensure_sql_tool(source: DataSource, plan: SqlTool) -> None:
@@ -173,13 +213,14 @@ def _ensure_sql_tool(source: DataSource, plan: SqlTool) -> None:
     record_created(tool)
 
 
-def _take_office_tools(source: DataSource) -> None:
+def _take_tools(source: DataSource, decided: Iterable[UpstreamTool]) -> None:
     """Discover the upstream's tools, and decide what they do: its hints are only hints."""
     try:
         created = sync_source(source).created
     except ConnectorError as error:
-        raise DemoRefused(f"The demo's upstream server cannot be used ({source.options['url']}): {error}") from error
-    plans = {plan.name: plan for plan in OFFICE_TOOLS}
+        where = source.options.get("url") or source.name
+        raise DemoRefused(f"The demo's upstream server cannot be used ({where}): {error}") from error
+    plans = {plan.name: plan for plan in decided}
     for tool in Tool.objects.filter(source=source, name__in=created):
         tool.effect, tool.tags = plans[tool.name].effect, list(plans[tool.name].tags)
         tool.save()
@@ -196,14 +237,15 @@ def _ensure_toolsets() -> None:
 
 
 def _ensure_roles() -> None:
-    ensure_standard_roles()
-    for plan in ROLES:
-        _ensure_grants(ensure_role(plan.name, plan.description), plan)
+    administrator, _ = ensure_standard_roles()
+    _ensure_grants(administrator, {plan.name for plan in TOOLSETS})
+    for plan in TOOLSETS:
+        _ensure_grants(ensure_role(plan.role, plan.role_description), {plan.name})
 
 
-def _ensure_grants(role: Role, plan: RolePlan) -> None:
+def _ensure_grants(role: Role, toolsets: set[str]) -> None:
     granted = set(role.grants.filter(toolset__isnull=False).values_list("toolset__name", flat=True))
-    for toolset in Toolset.objects.filter(name__in=set(plan.toolsets) - granted):
+    for toolset in Toolset.objects.filter(name__in=toolsets - granted):
         record_created(Grant.objects.create(role=role, toolset=toolset))
 
 
@@ -250,12 +292,12 @@ def _follow(sources: Iterable[_Source]) -> None:
 
 
 def _moved(row: DataSource, wanted: _Source) -> DataSource:
-    options = row.options | {key: wanted.options[key] for key in ("host", "port", "url") if key in wanted.options}
-    secrets = (row.secrets or {}) | wanted.secrets
-    if options == row.options and secrets == row.secrets:
+    was = row.options, row.secrets
+    place = {key: wanted.options[key] for key in ("host", "port", "url") if key in wanted.options}
+    _configure(row, row.options | place, stored_secrets(row) | wanted.secrets)
+    if (row.options, row.secrets) == was:
         return row
     before = stored(row)
-    row.options, row.secrets = options, secrets
     row.save()
     record_change(action="update", obj=row, before=before, after=snapshot(row), door=DOOR)
     return row

@@ -83,12 +83,17 @@ class ShippingQuote(BaseModel):
     days_max: int = Field(description="Slowest delivery, in working days.")
 
 
-class Note(BaseModel):
+class _Written(BaseModel):
+    """Something that was written about a ticket."""
+
+    ticket_id: int = Field(description="Number of the ticket.")
+    text: str = Field(description="What was written.")
+
+
+class Note(_Written):
     """An internal note on a ticket."""
 
     note_id: str = Field(description="Id of the note.")
-    ticket_id: int = Field(description="Number of the ticket.")
-    text: str = Field(description="The note.")
     created_at: str = Field(description="When it was written, ISO 8601 in UTC.")
 
 
@@ -99,12 +104,10 @@ class Notes(BaseModel):
     notes: list[Note] = Field(description="Notes, oldest first; the last 100 at most.")
 
 
-class Reply(BaseModel):
+class Reply(_Written):
     """A reply to a customer that waits in the outbox."""
 
     message_id: str = Field(description="Id of the message.")
-    ticket_id: int = Field(description="Number of the ticket.")
-    text: str = Field(description="The reply.")
     status: Literal["queued"] = Field(description="The demo has no mail server: replies stay in the outbox.")
     queued_at: str = Field(description="When it was queued, ISO 8601 in UTC.")
 

@@ -9,7 +9,7 @@ from mcpsite.demo.dice import Dice
 from mcpsite.demo.trade import DAYS, Article, Customer, Order
 from mcpsite.demo.words import AGENTS, DEFECTS, GREETINGS, QUESTIONS, TOPICS
 
-TICKETS = 3_000
+TICKETS = 4_300
 _ABOUT_ORDERS = 0.84
 _MEDIAN_HOURS = {"urgent": 5.0, "high": 16.0, "normal": 40.0, "low": 90.0}
 _CHANNELS = ("email", "chat", "phone", "web")

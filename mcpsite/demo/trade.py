@@ -12,7 +12,7 @@ from itertools import accumulate
 from mcpsite.demo.dice import Dice
 from mcpsite.demo.words import CARRIERS, COMPANIES, COUNTRIES, PRODUCTS, Country, Product
 
-CUSTOMERS, ORDERS, DAYS = 2_000, 6_000, 730
+CUSTOMERS, ORDERS, DAYS = 2_800, 8_400, 730
 _CENT = Decimal("0.01")
 _FREE_SHIPPING_FROM = Decimal(150)
 _BUSINESS_FACTOR = Decimal("0.92")

@@ -27,13 +27,16 @@ from audit.models import Record
 from conftest import _truncate
 from mcpsite.datadir import DataDir
 from mcpsite.demo import database
-from mcpsite.demo.catalogue import OFFICE_TOOLS, SQL_TOOLS
+from mcpsite.demo.catalogue import OFFICE_TOOLS, SQL_TOOLS, TIME_TOOLS
 from mcpsite.demo.load import DemoAccess, load_demo
+from mcpsite.demo.trade import CUSTOMERS
 from mcpsite.tests.test_upstream import running_upstream
+from tools.configuration import configure, stored_secrets
 from tools.connectors.base import Context
 from tools.connectors.registry import connector_class, source_of
 from tools.models import DataSource, EgressRule, Tool, Toolset
 from tools.sync import egress_now
+from tools.tasks import check_one
 
 
 @dataclass
@@ -86,8 +89,8 @@ def reader() -> psycopg.Connection:
     return psycopg.connect(**where, password=row.secrets["password"], autocommit=True)
 
 
-def call(name: str, **arguments: Any) -> list[dict[str, Any]]:
-    """The rows that a tool on the database answers with, by its connector."""
+def answer(name: str, **arguments: Any) -> dict[str, Any]:
+    """What a tool answers with, by its connector."""
     tool = Tool.objects.select_related("source").get(name=name)
     kind = connector_class(tool.source.kind)
     connector, spec = kind(source_of(tool.source), egress_now()), kind.ToolSpec.model_validate(tool.spec)
@@ -98,9 +101,15 @@ def call(name: str, **arguments: Any) -> list[dict[str, Any]]:
         finally:
             await connector.close()
 
-    answer = asyncio.run(once())
-    assert not answer.is_error
-    content = orjson.loads(orjson.dumps(answer.content["structuredContent"]))
+    result = asyncio.run(once())
+    assert not result.is_error
+    content: dict[str, Any] = orjson.loads(orjson.dumps(result.content["structuredContent"]))
+    return content
+
+
+def call(name: str, **arguments: Any) -> list[dict[str, Any]]:
+    """The rows that a tool on the database answers with."""
+    content = answer(name, **arguments)
     assert not content["truncated"]
     found: list[dict[str, Any]] = content["rows"]
     return found
@@ -109,15 +118,28 @@ def call(name: str, **arguments: Any) -> list[dict[str, Any]]:
 # --- The data --------------------------------------------------------------------------------------------------------
 
 
-def test_the_company_has_thousands_of_rows(demo: Demo):
+def test_the_company_has_fifty_thousand_rows(demo: Demo):
     counts = {table.name: value(f"SELECT count(*) FROM {table.name}") for table in database.TABLES}
-    assert counts["customers"] == 2_000
+    assert counts["customers"] == CUSTOMERS == 2_800
     assert counts["products"] == 120
-    assert counts["orders"] == 6_000
-    assert counts["tickets"] == 3_000
-    assert counts["order_items"] > 9_000
-    assert 4_000 < counts["shipments"] < 5_500
-    assert 8_000 < counts["messages"] < 10_000
+    assert counts["orders"] == 8_400
+    assert counts["tickets"] == 4_300
+    assert 14_000 < counts["order_items"] < 15_000
+    assert 6_800 < counts["shipments"] < 7_500
+    assert 12_000 < counts["messages"] < 13_500
+    assert 49_000 < sum(counts.values()) < 51_000
+
+
+def test_the_rows_are_spread_over_two_years_and_business_grows(demo: Demo):
+    by_month = rows("SELECT count(*) FROM orders GROUP BY date_trunc('month', ordered_at) ORDER BY min(ordered_at)")
+    months = [count for (count,) in by_month]
+    assert 24 <= len(months) <= 26
+    whole = months[1:-1]
+    assert sum(whole[-6:]) > 1.5 * sum(whole[:6])
+    assert min(whole) > 100
+    busiest = value("SELECT max(n) FROM (SELECT count(*) AS n FROM orders GROUP BY customer_id) AS x")
+    assert 8 <= busiest <= 60
+    assert value("SELECT count(*) FROM tickets WHERE created_at > now() - interval '30 days'") > 150
 
 
 def test_the_totals_of_orders_add_up(demo: Demo):
@@ -223,7 +245,7 @@ def test_every_table_and_column_is_explained(demo: Demo):
 
 def test_the_reader_can_read_and_nothing_else(demo: Demo):
     with reader() as session:
-        assert session.execute("SELECT count(*) FROM customers").fetchone() == (2_000,)
+        assert session.execute("SELECT count(*) FROM customers").fetchone() == (CUSTOMERS,)
         assert session.execute("SHOW default_transaction_read_only").fetchone() == ("on",)
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             session.execute("DELETE FROM messages")
@@ -328,6 +350,26 @@ def test_an_administrator_decides_what_the_upstreams_tools_do(demo: Demo):
     assert all(tool.tags and tool.enabled and tool.current_id for tool in found.values())
 
 
+def test_the_local_server_brings_its_clock_under_a_prefix(demo: Demo):
+    clock = DataSource.objects.get(name="time")
+    assert (clock.kind, clock.options, clock.prefix) == ("mcp-stdio", {"launcher": "time", "max_calls": 100}, "time_")
+    found = {tool.name: tool for tool in clock.tools.all()}
+    assert set(found) == {plan.name for plan in TIME_TOOLS} == {"time_get_current_time", "time_convert_time"}
+    assert {tool.effect for tool in found.values()} == {"read"}
+    for tool in found.values():
+        assert {toolset.name for toolset in tool.toolsets.all()} == {"support", "operations"}
+    arguments = {"source_timezone": "Europe/Berlin", "time": "12:00", "target_timezone": "Asia/Tokyo"}
+    assert answer("time_convert_time", **arguments)["target"]["timezone"] == "Asia/Tokyo"
+
+
+def test_options_are_stored_as_the_form_stores_them(demo: Demo):
+    for source in DataSource.objects.all():
+        before = source.options
+        configure(source, source.options, stored_secrets(source))
+        assert source.options == before
+    assert DataSource.objects.get(name="support-desk").options["search_path"] == "support_desk"
+
+
 def test_tools_on_the_database_only_read(demo: Demo):
     tools = Tool.objects.filter(source__name="support-desk")
     assert len(tools) == len(SQL_TOOLS) == 14
@@ -338,7 +380,13 @@ def test_tools_on_the_database_only_read(demo: Demo):
         assert all(schema["description"] for schema in definition["inputSchema"]["properties"].values())
 
 
-def test_both_sources_answer(demo: Demo):
+def test_all_sources_answer(demo: Demo):
+    clock = DataSource.objects.get(name="time")
+    if clock.check_ok is None:
+        queued = "SELECT args->>'source_id' FROM procrastinate_jobs WHERE task_name = 'tools.check' AND status = 'todo'"
+        assert (str(clock.pk),) in rows(queued)
+        check_one(str(clock.pk))
+    assert {source.name for source in DataSource.objects.all()} == {"support-desk", "office", "time"}
     for source in DataSource.objects.all():
         assert source.check_ok, source.check_message
         assert "Warning" not in source.check_message
@@ -424,11 +472,14 @@ def test_what_somebody_changed_stays_so(demo: Demo):
 def test_a_moved_upstream_is_followed(demo: Demo):
     before = set(EgressRule.objects.values_list("network", "port"))
     demo.load("http://127.0.0.1:9/mcp")
-    assert DataSource.objects.get(name="office").options == {"url": "http://127.0.0.1:9/mcp"}
+    assert DataSource.objects.get(name="office").options["url"] == "http://127.0.0.1:9/mcp"
     assert ("127.0.0.1/32", 9) in EgressRule.objects.values_list("network", "port")
     change = Record.objects.filter(code="update", object_type="tools.DataSource").latest("id")
     assert json.loads(change.detail or "")["changes"] == {
-        "options": [{"url": demo.upstream}, {"url": "http://127.0.0.1:9/mcp"}]
+        "options": [
+            {"url": demo.upstream, "max_connections": 32},
+            {"url": "http://127.0.0.1:9/mcp", "max_connections": 32},
+        ]
     }
     demo.load()
     assert set(EgressRule.objects.values_list("network", "port")) == before
@@ -458,7 +509,7 @@ def test_a_load_that_was_broken_off_is_completed(demo: Demo, settings: Settings)
     assert database.is_complete()
     assert Toolset.objects.get(name="operations").grants.count() == 2
     assert ApiToken.objects.count() == before
-    assert value("SELECT count(*) FROM customers") == 2_000
+    assert value("SELECT count(*) FROM customers") == CUSTOMERS
 
 
 def test_a_schema_that_is_not_the_demos_is_left_alone(demo: Demo, settings: Settings):
@@ -466,5 +517,5 @@ def test_a_schema_that_is_not_the_demos_is_left_alone(demo: Demo, settings: Sett
     database._set_comment("Our real support desk.")
     with pytest.raises(CommandError, match="is not the demo's"):
         call_command("loaddemo", upstream=demo.upstream)
-    assert value("SELECT count(*) FROM customers") == 2_000
+    assert value("SELECT count(*) FROM customers") == CUSTOMERS
     database.mark_complete()
