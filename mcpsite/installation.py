@@ -118,17 +118,15 @@ class Installation:
         os.close(opener)
         access = self._fill(upstream)
         self._wait_for_site()
-        for name, what in (("worker", "jobs"), ("agents", "agents")):
-            self._supervisor.start(_python(name, _WORKER, "manage.py", "worker", what))
+        for program in worker_programs():
+            self._supervisor.start(program)
         call = self._make_first_call(access)
         if self._options.ready_file:
             write_private(self._options.ready_file, json.dumps(access.ready_document(), indent=2))
         greet(self._progress, access, self._password_file, call)
 
     def _start_web(self, listener: socket, gate: int) -> None:
-        command = ("--fd", str(listener.fileno()), "--gate", str(gate))
-        for number in range(1, self._options.workers + 1):
-            program = _module(f"web-{number}", _WEB, "mcpsite.web", *command, pass_fds=(listener.fileno(), gate))
+        for program in web_programs(listener, self._options.workers, gate):
             self._supervisor.start(program)
 
     def _start_demo_programs(self) -> str:
@@ -217,6 +215,22 @@ class Installation:
     def _remove_ready_file(self) -> None:
         if self._options.ready_file:
             self._options.ready_file.unlink(missing_ok=True)
+
+
+def web_programs(listener: socket, workers: int, gate: int | None = None) -> list[Program]:
+    """The web workers on a socket; they serve at once, or when the other end of the pipe `gate` is closed."""
+    descriptors = (listener.fileno(),) if gate is None else (listener.fileno(), gate)
+    options = ("--fd", str(listener.fileno()), *(() if gate is None else ("--gate", str(gate))))
+    return [
+        _module(f"web-{number}", _WEB, "mcpsite.web", *options, pass_fds=descriptors)
+        for number in range(1, workers + 1)
+    ]
+
+
+def worker_programs() -> list[Program]:
+    """What works on jobs, and what works on the runs of agents."""
+    kinds = (("worker", "jobs"), ("agents", "agents"))
+    return [_python(name, _WORKER, "manage.py", "worker", what) for name, what in kinds]
 
 
 def _module(name: str, order: int, module: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Program:

@@ -40,6 +40,14 @@ def prepare_up(arguments: list[str]) -> None:
         env.override("WEB_WORKERS", known.workers)
 
 
+def port(text: str) -> int:
+    """The number of a port, as an argument of a command. Raises ArgumentTypeError."""
+    number = int(text)
+    if not 1 <= number <= 65535:
+        raise argparse.ArgumentTypeError("a port is a number from 1 to 65535")
+    return number
+
+
 def local_url(host: str, port: int | str) -> str:
     """The URL at which this machine reaches a server that listens on `host:port`."""
     if host in LOCAL_HOSTS:

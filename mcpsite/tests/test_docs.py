@@ -21,7 +21,7 @@ from rest_framework.schemas.generators import EndpointEnumerator
 
 from audit.codes import MEANINGS
 from mcpsite import env
-from mcpsite.management.commands.settings_reference import BEGIN, END, page, variables
+from mcpsite.management.commands.settings_reference import BEGIN, COMPOSE, END, page, variables
 from mcpsite.tests.test_layers import files, tree
 from tools.connectors.registry import kinds
 
@@ -58,7 +58,7 @@ def test_every_variable_that_was_read_is_in_the_reference():
 
 
 def test_the_page_names_no_variable_that_does_not_exist():
-    known = {each.name for each in variables()}
+    known = {each.name for each in (*variables(), *COMPOSE)}
     allowed = known | {f"{name}_FILE" for name in known} | {"XDG_DATA_HOME", "XDG_RUNTIME_DIR"}
     for each in DOCS.glob("*.md"):
         for name in re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)[`=]", each.read_text(encoding="utf-8")):
@@ -69,7 +69,7 @@ def test_the_example_can_be_read_as_it_stands_and_uncommented():
     example = (ROOT / ".env.example").read_text(encoding="utf-8")
     assert dotenv_values(stream=StringIO(example)) == {}
     uncommented = "\n".join(re.sub(r"^#(?=[A-Z])", "", line) for line in example.splitlines() if "=" in line)
-    assert set(dotenv_values(stream=StringIO(uncommented))) == {each.name for each in variables()}
+    assert set(dotenv_values(stream=StringIO(uncommented))) == {each.name for each in (*variables(), *COMPOSE)}
 
 
 def test_a_stale_page_is_written_anew_around_its_text():

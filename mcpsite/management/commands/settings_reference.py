@@ -25,11 +25,23 @@ _SHOWN = {
     ),
     "METRICS_DIR": ("`run/metrics` of the data directory, where there is one", ""),
 }
+# What docker-compose.yml alone reads.
+COMPOSE = [
+    Variable("POSTGRES_PASSWORD", "Password of PostgreSQL's superuser, for its container. Letters and digits.", ""),
+    Variable("DATABASE_OWNER_PASSWORD", "Password of the schema's owner, for the migrations. Letters and digits.", ""),
+    Variable("DATABASE_PASSWORD", "Password of the site's database role. Letters and digits.", ""),
+    Variable("REDIS_PASSWORD", "Password of Redis. Letters and digits.", ""),
+    Variable("PUBLISH", "Address and port of this machine at which the web container answers.", "127.0.0.1:8000"),
+]
 _READERS = {f"env.{name}" for name in ("text", "secret", "flag", "integer", "words", "choice", "url", "structure")}
 _INTRODUCTION = """\
 # Copy this file to .env and uncomment what you change. A variable of the process environment wins over this file.
 # Instead of NAME, NAME_FILE can name a file whose content is the value. What each is for: docs/configuration.md.
 # Made by: manage.py settings_reference
+"""
+_FOR_CONTAINERS = """\
+# --- Containers ---
+# docker-compose.yml needs PUBLIC_URL, SECRET_KEY, ENCRYPTION_KEYS and these; `sh deploy/new-env.sh URL` writes them.
 """
 
 
@@ -67,11 +79,12 @@ def table(found: list[Variable]) -> str:
 
 def example(found: list[Variable]) -> str:
     """The variables as a file for `.env`, all of them commented out."""
-    entries = []
-    for each in found:
-        default = _SHOWN[each.name][1] if each.name in _SHOWN else each.default
-        entries.append(f"# {each.help}\n#{each.name}={default}\n")
-    return "\n".join([_INTRODUCTION, *entries])
+    return "\n".join([_INTRODUCTION, *map(_entry, found), _FOR_CONTAINERS, *map(_entry, COMPOSE)])
+
+
+def _entry(variable: Variable) -> str:
+    default = _SHOWN[variable.name][1] if variable.name in _SHOWN else variable.default
+    return f"# {variable.help}\n#{variable.name}={default}\n"
 
 
 def page(before: str, found: list[Variable]) -> str:

@@ -14,7 +14,7 @@ from mcpsite.demo.database import DemoRefused
 from mcpsite.engines import EngineError
 from mcpsite.greeting import Progress
 from mcpsite.installation import AlreadyRunning, Installation, Options, locked
-from mcpsite.prelude import DEFAULT_HOST, DEFAULT_PORT, STARTED
+from mcpsite.prelude import DEFAULT_HOST, DEFAULT_PORT, STARTED, port
 from mcpsite.supervisor import StartFailed
 from mcpsite.web import CannotListen
 
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         parser.allow_abbrev = False
         parser.add_argument("--data", metavar="DIR", help="data directory: the engines' files, the generated secrets")
         parser.add_argument("--host", default=DEFAULT_HOST, help="address to listen on (default: %(default)s)")
-        parser.add_argument("--port", type=_port, default=DEFAULT_PORT, help="port to listen on (default: %(default)s)")
+        parser.add_argument("--port", type=port, default=DEFAULT_PORT, help="port to listen on (default: %(default)s)")
         parser.add_argument("--workers", type=int, help="web worker processes (default: WEB_WORKERS)")
         parser.add_argument("--services", action="store_true", help="start only PostgreSQL and Valkey")
         parser.add_argument(
@@ -53,13 +53,6 @@ class Command(BaseCommand):
                 Installation(settings.DATA_DIR, _chosen(options), progress).run()
         except (AlreadyRunning, CannotListen, DemoRefused, EngineError, StartFailed) as error:
             sys.exit(str(error))
-
-
-def _port(text: str) -> int:
-    port = int(text)
-    if not 1 <= port <= 65535:
-        raise argparse.ArgumentTypeError("a port is a number from 1 to 65535")
-    return port
 
 
 def _chosen(options: dict[str, Any]) -> Options:
