@@ -60,6 +60,15 @@ def test_the_site_loads_nothing_heavy(code):
     assert not told, "\n".join(told)
 
 
+def test_the_workers_load_nothing_heavy_before_a_run_needs_it():
+    assert imported_by("import django; django.setup(); import mcpsite.management.commands.worker") == {}
+
+
+def test_running_an_agent_is_what_loads_langchain():
+    found = imported_by("import django; django.setup(); import agents.engine")
+    assert found["langchain"][-1] == "agents.engine"
+
+
 def test_a_culprit_would_be_named():
     found = imported_by("import django; django.setup(); import mcpsite.first_call")
     assert found["mcp"][-1] == "mcpsite.first_call"
