@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import orjson
@@ -57,6 +57,8 @@ class Field:
     choices: tuple[tuple[str, str], ...] = ()
     children: tuple[Field, ...] = ()
     integer: bool = False
+    # One of a list, by its number: there is no saying whether it is required.
+    row: bool = False
 
     @property
     def name(self) -> str:
@@ -157,7 +159,8 @@ class _Builder:
                 yield self.build(each, pointer(path, name), name, required=name in needed, depth=depth + 1)
         if kind == "list":
             for row in range(_rows(self.draft, path, least=1 if required else 0)):
-                yield self.build(shape["items"], pointer(path, row), str(row + 1), required=True, depth=depth + 1)
+                built = self.build(shape["items"], pointer(path, row), "", required=True, depth=depth + 1)
+                yield replace(built, label=f"Row {row + 1}", row=True)
 
 
 def shape_of(schema: Any, root: dict[str, Any]) -> dict[str, Any]:
