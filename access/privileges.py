@@ -6,14 +6,19 @@ the permission to edit users would be the permission to become anybody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import reduce
+from operator import or_
 from typing import Any
 
+from django.contrib import admin
+from django.contrib.auth import get_permission_codename
 from django.contrib.auth.models import Group, Permission
 from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 
 from access.models import Role, User
+from audit.doors import ReadOnlyAdmin
 
 Actor = Any  # the request's user, of whatever class
 
@@ -34,7 +39,7 @@ def manageable(actor: Actor) -> QuerySet[User]:
     if actor.is_superuser:
         return User.objects.all()
     others = Group.objects.exclude(user=actor).values("pk")
-    beyond = Permission.objects.exclude(pk__in=assignable_permissions(actor).values("pk")).values("pk")
+    beyond = Permission.objects.exclude(pk__in=_held(actor).values("pk")).values("pk")
     higher = User.objects.filter(Q(is_superuser=True) | Q(groups__in=others) | Q(user_permissions__in=beyond))
     return User.objects.filter(Q(pk=actor.pk) | ~Q(pk__in=higher.values("pk")))
 
@@ -45,13 +50,36 @@ def assignable_groups(actor: Actor) -> QuerySet[Group]:
     return roles if actor.is_superuser else roles.filter(user=actor)
 
 
+def meaningful_permissions() -> QuerySet[Permission]:
+    """The permissions that something asks for: those on what the admin lists, and what models add of their own.
+
+    Django makes four for every table, also for those of other packages that nobody sees, and `change` for what can
+    only be read.
+    """
+    asked = {
+        (model._meta.app_label, codename)
+        for model, model_admin in admin.site._registry.items()
+        for codename in _asked_of(model._meta, reads_only=isinstance(model_admin, ReadOnlyAdmin))
+    }
+    wanted = reduce(or_, (Q(content_type__app_label=app, codename=name) for app, name in asked), Q(pk__in=()))
+    return Permission.objects.filter(wanted).select_related("content_type")
+
+
+def _asked_of(opts: Any, *, reads_only: bool) -> Iterator[str]:
+    for what in opts.default_permissions:
+        if what == "view" or not reads_only:
+            yield get_permission_codename(what, opts)
+    yield from (codename for codename, _ in opts.permissions)
+
+
 def assignable_permissions(actor: Actor) -> QuerySet[Permission]:
     """The permissions that `actor` may put into a role or give to others."""
-    every = Permission.objects.select_related("content_type").order_by("content_type__app_label", "codename")
-    if actor.is_superuser:
-        return every
-    held = Q(user=actor) | Q(group__user=actor)
-    return every.filter(pk__in=Permission.objects.filter(held).values("pk"))
+    every = meaningful_permissions().order_by("content_type__app_label", "codename")
+    return every if actor.is_superuser else every.filter(pk__in=_held(actor).values("pk"))
+
+
+def _held(actor: Actor) -> QuerySet[Permission]:
+    return Permission.objects.filter(Q(user=actor) | Q(group__user=actor))
 
 
 def may_edit_role(actor: Actor, role: Role) -> bool:
@@ -60,7 +88,7 @@ def may_edit_role(actor: Actor, role: Role) -> bool:
         return True
     if actor.groups.filter(pk=role.pk).exists():
         return False
-    held = set(assignable_permissions(actor).values_list("pk", flat=True))
+    held = set(_held(actor).values_list("pk", flat=True))
     return set(role.permissions.values_list("pk", flat=True)) <= held
 
 

@@ -19,7 +19,7 @@ from rest_framework.validators import UniqueValidator
 from access import tokens
 from access.lists import FilterSet
 from access.models import ServiceAccount, User
-from access.privileges import check_groups, keep_a_superuser, may_manage
+from access.privileges import check_groups, keep_a_superuser, may_manage, meaningful_permissions
 from access.rest import Conflict
 from audit.doors import RecordedViewSet
 
@@ -38,7 +38,7 @@ class PermissionField(serializers.RelatedField[Permission, str, Any]):
     def to_internal_value(self, data: Any) -> Permission:
         """The permission of this name."""
         app, _, codename = data.partition(".") if isinstance(data, str) else ("", "", "")
-        known = Permission.objects.select_related("content_type")
+        known = meaningful_permissions()
         found = known.filter(content_type__app_label=app, codename=codename).first()
         if found is None:
             self.fail("does_not_exist", value=str(data)[:80])

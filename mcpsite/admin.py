@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from django.contrib import admin
+from django.http import HttpRequest
 from django.utils.safestring import SafeString
 from procrastinate.contrib.django.models import ProcrastinateEvent, ProcrastinateJob
 from rest_framework_simplejwt.token_blacklist.models import BlacklistedToken, OutstandingToken
@@ -36,6 +38,10 @@ class EventInline(BaseTabularInline):
     fields = readonly_fields = ("at", "type")
     extra = max_num = 0
     can_delete = False
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Whoever sees the job."""
+        return request.user.has_perm("procrastinate.view_procrastinatejob")
 
 
 @admin.register(ProcrastinateJob)

@@ -11,6 +11,7 @@ from django.contrib.auth.models import Permission
 from django.db import connection, models, transaction
 
 from access.models import Role, User
+from access.privileges import meaningful_permissions
 from audit.changes import record_change, snapshot
 from mcpsite.datadir import write_private
 
@@ -64,11 +65,11 @@ def ensure_standard_roles() -> tuple[Role, Role]:
 
 
 def _every_permission() -> models.QuerySet[Permission]:
-    return Permission.objects.all()
+    return meaningful_permissions()
 
 
 def _view_permissions() -> models.QuerySet[Permission]:
-    return Permission.objects.filter(codename__startswith="view_")
+    return meaningful_permissions().filter(codename__startswith="view_")
 
 
 def first_administrator() -> tuple[str, str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.contrib.auth.decorators import login_required
 from django.urls import include, path
-from django.views.generic import RedirectView, TemplateView
+from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.routers import APIRootView, DefaultRouter
@@ -17,7 +17,7 @@ from agents import api as agents_api
 from audit import api as audit_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
-from mcpsite import health, palette
+from mcpsite import health, landing, palette
 from tools import api as tools_api
 
 handler400 = "mcpsite.errors.bad_request"
@@ -59,7 +59,7 @@ api = [
 ]
 
 urlpatterns = [
-    path("", RedirectView.as_view(pattern_name="admin:index"), name="home"),
+    path("", landing.home, name="home"),
     path("admin/login/", pages.show_login),
     path("admin/logout/", admin.site.admin_view(pages.log_out)),
     path("admin/password_change/", admin.site.admin_view(pages.change_password)),

@@ -71,7 +71,7 @@ def test_somebody_else_who_is_named_admin_is_left_alone(data_dir: DataDir):
 def test_an_administrator_may_everything_and_an_auditor_only_look():
     administrator, auditor = ensure_standard_roles()
     assert administrator.permissions.filter(codename="change_grant").exists()
-    assert administrator.permissions.filter(codename="call_tool").exists()
+    assert administrator.permissions.filter(codename="try_tool").exists()
     may = set(auditor.permissions.values_list("codename", flat=True))
     assert {"view_record", "view_tool", "view_user", "view_grant"} <= may
     assert all(name.startswith("view_") for name in may)
