@@ -14,7 +14,7 @@ from tools.definitions import DefinitionRefused, derive
 from tools.models import DataSource, Tool
 
 # Whoever may change where a secret is sent must know the secret: otherwise they could have it sent to themselves.
-_WHERE = ("url", "base_url", "host", "port", "tls")
+_WHERE = ("url", "base_url", "host", "port", "tls", "ca")
 
 
 class Refused(ValueError):

@@ -97,6 +97,18 @@ def carried(address: IPAddress) -> ipaddress.IPv4Address | None:
     return None
 
 
+def is_closed(host: str) -> bool:
+    """Whether `host` is an address, in any of the forms that a resolver takes, of the link or of a metadata service."""
+    try:
+        address = plain(ipaddress.ip_address(host.strip("[]").partition("%")[0]))
+    except ValueError:
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(host))
+        except (OSError, ValueError):  # It is a name.
+            return False
+    return any(each in _METADATA or each.is_link_local for each in (address, carried(address) or address))
+
+
 def is_inside(address: IPAddress) -> bool:
     """Whether the address is one that only a rule can open."""
     address = plain(address)

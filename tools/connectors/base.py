@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo
 
-from tools.egress import Egress
+from tools.egress import Egress, is_closed
 
 # The context in which pydantic validates options that somebody saves: then what cannot work any more is refused, and
 # what can still be repaired outside (a setting, a rule) is not told only by the calls.
@@ -31,6 +31,12 @@ class Options(BaseModel):
     """Base of a kind's options. Unknown options are refused; secrets are `SecretStr` fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+def refuse_closed(host: str, info: ValidationInfo) -> None:
+    """For the validator of an option that names a host: what no call can reach is not saved. Raises ValueError."""
+    if info.context == SAVING and is_closed(host):
+        raise ValueError(f"{host} is the address of a metadata service or of the local link, which is never reached")
 
 
 class Spec(BaseModel):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from pydantic import Field, HttpUrl, SecretStr, field_validator
+from pydantic import Field, HttpUrl, SecretStr, ValidationInfo, field_validator
 
-from tools.connectors.base import Options, Source
+from tools.connectors.base import Options, Source, refuse_closed
 from tools.connectors.mcp_core import McpCore
 from tools.connectors.mcp_headers import MirroringTool
 from tools.connectors.mcp_http import Upstream
@@ -35,7 +35,8 @@ class McpOptions(Options):
 
     @field_validator("url")
     @classmethod
-    def _no_userinfo(cls, value: HttpUrl) -> HttpUrl:
+    def _is_an_address_for_us(cls, value: HttpUrl, info: ValidationInfo) -> HttpUrl:
+        refuse_closed(value.host or "", info)
         if value.username or value.password:
             raise ValueError("put no user name or password into the URL: it is shown to people. Use the bearer token")
         return value

@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import ssl
+import tempfile
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Literal, TypeVar, cast
+from typing import IO, Any, Literal, TypeVar, cast
 
 import orjson
 import psycopg
 from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from tools.connectors import sql_guard
-from tools.connectors.base import Connector, ConnectorError, Context, Options, Result, Source, Spec
+from tools.connectors.base import Connector, ConnectorError, Context, Options, Result, Source, Spec, refuse_closed
 from tools.connectors.sql_tool import SqlTool
 from tools.connectors.sql_values import ADAPTERS, as_json
 from tools.egress import Egress, EgressDenied
@@ -48,6 +50,12 @@ class SqlOptions(Options):
     tls: Literal["disable", "prefer", "require", "verify-full"] = Field(
         default="prefer", description="`verify-full` in production: encrypted, and the server proves its name."
     )
+    ca: str | None = Field(
+        default=None,
+        max_length=65_536,
+        description="Certificates in PEM, one of which must have signed the server's. For `verify-full`; without it"
+        " libpq looks into `~/.postgresql/root.crt`.",
+    )
     statement_timeout_seconds: int = Field(
         default=10, ge=1, le=600, description="The database stops a statement after this."
     )
@@ -58,6 +66,22 @@ class SqlOptions(Options):
     )
 
     model_config = Options.model_config | {"populate_by_name": True}
+
+    @field_validator("host")
+    @classmethod
+    def _can_be_reached(cls, value: str, info: ValidationInfo) -> str:
+        refuse_closed(value, info)
+        return value
+
+    @field_validator("ca")
+    @classmethod
+    def _are_certificates(cls, value: str | None) -> str | None:
+        try:
+            if value is not None:
+                ssl.create_default_context(cadata=value)
+        except (ssl.SSLError, TypeError) as error:  # The latter for what is not ASCII.
+            raise ValueError("give certificates in PEM: -----BEGIN CERTIFICATE----- and so on") from error
+        return value
 
 
 class SqlConnector(Connector):
@@ -76,6 +100,7 @@ class SqlConnector(Connector):
         self._opening = asyncio.Lock()
         self._busy = 0
         self._ending: set[asyncio.Task[Any]] = set()
+        self._ca: IO[str] | None = None
 
     @property
     def _options(self) -> SqlOptions:
@@ -131,6 +156,8 @@ class SqlConnector(Connector):
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.close(timeout=2)
+        if self._ca is not None:
+            self._ca.close()
 
     # --- Asking -------------------------------------------------------------------------------------------------------
 
@@ -222,6 +249,7 @@ class SqlConnector(Connector):
             "user": o.user,
             "password": o.password.get_secret_value() if o.password else "",
             "sslmode": o.tls,
+            **self._trusted(),
             "connect_timeout": 5,
             "application_name": f"mcpsite {self.source.name}"[:63],
             "client_encoding": "utf8",
@@ -231,6 +259,16 @@ class SqlConnector(Connector):
             "gssencmode": "disable",
             "options": f"{limits} -c search_path={_escaped(o.search_path)}",
         }
+
+    def _trusted(self) -> dict[str, str]:
+        """Libpq reads certificates from a file only."""
+        if self._options.ca is None:
+            return {}
+        if self._ca is None or self._ca.closed:
+            self._ca = tempfile.NamedTemporaryFile("w", prefix="mcpsite-ca-", suffix=".pem")  # noqa: SIM115
+            self._ca.write(f"{self._options.ca}\n")
+            self._ca.flush()
+        return {"sslrootcert": self._ca.name}
 
     async def _opened(self) -> _Pool:
         if self._pool is not None:

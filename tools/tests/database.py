@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,11 +120,11 @@ def started() -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_connector(server: Server, user: str = READER, **options: Any) -> SqlConnector:
+def make_connector(server: Server, user: str = READER, rules: Iterable[str] = (), **options: Any) -> SqlConnector:
     folder = str(server.data.run_dir)
     given = {"host": folder, "database": "shop", "user": user, "password": f"{user}-canary", "schema": "shop"}
     source = Source(uuid.uuid4(), "shop", SqlOptions.model_validate({**given, **options}), 5)
-    return SqlConnector(source, Egress([Rule.parse(f"unix:{folder}", None)]))
+    return SqlConnector(source, Egress(Rule.parse(rule, None) for rule in (f"unix:{folder}", *rules)))
 
 
 def make_tool(statement: str, *parameters: Parameter | dict[str, Any]) -> SqlTool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tools.configuration import Refused, configure, specify
+from tools.connectors.sql import SqlOptions
 from tools.models import DataSource, Tool
 
 pytestmark = pytest.mark.django_db
@@ -69,3 +70,33 @@ def test_a_statement_must_declare_what_it_uses():
         specify(tool, {"description": "Finds", "statement": "SELECT :missing", "parameters": []})
     specify(tool, {"description": "Finds", "statement": "SELECT 1"})
     assert tool.spec["statement"] == "SELECT 1"
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "2852039166", "0xa9fea9fe", "169.254.43518", "169.254.7.7", "100.100.100.200"]
+)
+def test_an_address_that_is_never_reached_is_not_saved(host):
+    assert "is never reached" in str(refused(make_source(), {**OPTIONS, "host": host})["host"])
+    upstream = DataSource(name="upstream", kind="mcp")
+    for url in (f"http://{host}/mcp", f"https://{host}:8443/latest"):
+        assert "is never reached" in str(refused(upstream, {"url": url})["url"])
+
+
+@pytest.mark.parametrize("host", ["[fe80::1]", "[::ffff:169.254.169.254]", "[fd00:ec2::254]", "[64:ff9b::a9fe:a9fe]"])
+def test_neither_is_one_of_ipv6(host):
+    assert "is never reached" in str(refused(DataSource(name="u", kind="mcp"), {"url": f"http://{host}/mcp"})["url"])
+    assert "is never reached" in str(refused(make_source(), {**OPTIONS, "host": host.strip("[]")})["host"])
+
+
+def test_addresses_that_a_rule_may_open_and_names_are_saved():
+    for host in ("127.0.0.1", "10.0.0.1", "::1", "metadata.internal", "/run/postgresql", "1.1.1.1"):
+        configure(make_source(), {**OPTIONS, "host": host}, {})
+
+
+def test_what_is_stored_already_can_be_read_whatever_its_address():
+    SqlOptions.model_validate({**OPTIONS, "host": "169.254.169.254"})
+
+
+def test_certificates_must_be_some():
+    for wrong in ("x", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", "ü"):
+        assert list(refused(make_source(), {**OPTIONS, "ca": wrong})) == ["ca"]

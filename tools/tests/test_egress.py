@@ -9,7 +9,7 @@ from aiohttp import web
 from tools import egress as egress_module
 from tools.connectors.base import ConnectorError
 from tools.connectors.http1 import HttpClient
-from tools.egress import Egress, EgressDenied, Rule
+from tools.egress import Egress, EgressDenied, Rule, is_closed
 from tools.tests.servers import Counter, make_server
 
 INSIDE = [
@@ -235,3 +235,15 @@ async def test_proxies_of_the_environment_are_ignored(monkeypatch):
 async def test_a_refused_address_looks_like_a_failed_connection_to_http_clients():
     assert issubclass(EgressDenied, OSError)
     assert EgressDenied.code == "egress_denied"
+
+
+@pytest.mark.parametrize("host", [*METADATA, "169.254.1.1", "fe80::1%eth0", "[fe80::1]", "2852039166", "0251.0376.1.1"])
+def test_addresses_of_the_link_and_of_metadata_services_are_known_as_such(host):
+    assert is_closed(host)
+
+
+@pytest.mark.parametrize(
+    "host", [*OUTSIDE, "10.0.0.1", "127.0.0.1", "::1", "localhost", "169.254.169.254.nip.io", "", "/run/x", "\0"]
+)
+def test_other_addresses_and_names_are_not(host):
+    assert not is_closed(host)

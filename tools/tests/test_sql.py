@@ -3,7 +3,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,7 +17,8 @@ from tools.connectors.base import ConnectorError
 from tools.connectors.sql import SqlConnector, _escaped, _unique
 from tools.connectors.sql_tool import Parameter
 from tools.schemas import compile_schema, problems
-from tools.tests.database import READER, WRITER, ask, make_connector, make_context, make_tool, started
+from tools.tests.database import READER, WRITER, Server, ask, make_connector, make_context, make_tool, started
+from tools.tests.test_mcp import make_certificate
 
 SLOW = "SELECT count(*) FROM items a, items b, items c, items AS endless"
 
@@ -514,3 +519,58 @@ def test_secrets_are_not_shown(connect):
     assert "canary" not in repr(connector.source)
     assert "canary" not in str(connector.source.options)
     assert make_context().actor == "someone"
+
+
+# --- TLS --------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def behind_tls(server: Server, folder: Path) -> AsyncIterator[tuple[int, str]]:
+    """The server behind somebody who answers SSLRequest and ends TLS; gives the port and the certificate."""
+    certificate, key = make_certificate(folder)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    there = server.data.run_dir / ".s.PGSQL.5432"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readexactly(8) == b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
+        writer.write(b"S")
+        try:
+            await writer.start_tls(context)
+            back, forth = await asyncio.open_unix_connection(str(there))
+            await asyncio.gather(pump(reader, forth), pump(back, writer))
+        except OSError:  # The client does not trust us, which is for the client to tell.
+            writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
+        yield listener.sockets[0].getsockname()[1], certificate.read_text()
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
+
+
+async def test_the_server_proves_its_name_with_certificates_that_are_given(server, tmp_path):
+    (tmp_path / "other").mkdir()
+    other, _ = make_certificate(tmp_path / "other")
+    async with behind_tls(server, tmp_path) as (port, ca):
+        where = {"host": "127.0.0.1", "port": port, "tls": "verify-full", "rules": ["127.0.0.1/32"]}
+        connector = make_connector(server, ca=ca, **where)
+        assert await value(connector, "1") == 1
+        assert "proved unable to write" in await connector.check()
+        file = connector._trusted()["sslrootcert"]
+        assert os.stat(file).st_mode & 0o777 == 0o600
+        await connector.close()
+        assert not there(file)
+        for wrong in ({**where, "ca": other.read_text()}, {**where, "ca": ca, "host": "localhost"}):
+            refused = make_connector(server, **wrong)
+            with pytest.raises(ConnectorError) as caught:
+                await value(refused, "1")
+            assert caught.value.code == "upstream_unavailable"
+            await refused.close()
+
+
+def there(path: str) -> bool:
+    return os.path.exists(path)
