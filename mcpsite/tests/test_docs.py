@@ -22,11 +22,15 @@ from rest_framework.schemas.generators import EndpointEnumerator
 from audit.codes import MEANINGS
 from mcpsite import env
 from mcpsite.management.commands.settings_reference import BEGIN, COMPOSE, END, page, variables
+from mcpsite.tests.containers import compose
 from mcpsite.tests.test_layers import files, tree
 from tools.connectors.registry import kinds
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+
+# What an installation in containers has no use for, or what is decided by its image.
+NOT_FOR_CONTAINERS = {"DEBUG", "MCPSITE_DATA", "STATIC_ROOT", "DEMO_UPSTREAM_TOKEN", "DEMO_UPSTREAM_DIR"}
 
 # Codes that are computed or returned, where no call or assignment shows them.
 RETURNED = frozenset({"ok", "tool_error", "internal_error", "create", "update", "delete"})
@@ -70,6 +74,14 @@ def test_the_example_can_be_read_as_it_stands_and_uncommented():
     assert dotenv_values(stream=StringIO(example)) == {}
     uncommented = "\n".join(re.sub(r"^#(?=[A-Z])", "", line) for line in example.splitlines() if "=" in line)
     assert set(dotenv_values(stream=StringIO(uncommented))) == {each.name for each in (*variables(), *COMPOSE)}
+
+
+def test_every_setting_reaches_the_containers():
+    """A line in .env that has no effect would be worse than an error."""
+    wanted = {each.name for each in variables()} - NOT_FOR_CONTAINERS
+    for name in ("web", "worker", "agents", "migrate"):
+        there = set(compose()["services"][name]["environment"])
+        assert there == wanted, "a new setting belongs into x-settings of docker-compose.yml"
 
 
 def test_a_stale_page_is_written_anew_around_its_text():
