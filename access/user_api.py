@@ -13,6 +13,8 @@ from django.contrib.auth.password_validation import validate_password
 from django.contrib.auth.validators import UnicodeUsernameValidator
 from django.core.exceptions import ValidationError
 from django.db.models import Prefetch
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import exceptions, serializers, viewsets
 from rest_framework.validators import UniqueValidator
 
@@ -30,6 +32,7 @@ _ROLES = Prefetch("groups", Group.objects.order_by("name"))
 _PRIVILEGES = ("is_staff", "is_superuser", "user_permissions")
 
 
+@extend_schema_field(OpenApiTypes.STR)
 class PermissionField(serializers.RelatedField[Permission, str, Any]):
     """A Django permission by its name, `app.codename`."""
 
