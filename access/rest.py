@@ -215,6 +215,7 @@ def problem(exc: Exception, context: Mapping[str, Any]) -> Response | None:
         codes = known.get_codes()
         code = codes if isinstance(codes, str) else known.default_code
         body = problem_body(code, known.status_code, str(known.detail), request_id)
+    body.update(getattr(known, "members", {}))
     return ProblemResponse(body, status=known.status_code, headers=headers)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hmac import compare_digest
 from typing import Any
 
@@ -9,6 +12,7 @@ import orjson
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
+from django.db import DatabaseError
 from django.http import HttpResponse
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import exceptions, serializers
@@ -22,12 +26,16 @@ from rest_framework.views import APIView
 from access import policy
 from access.models import Scope
 from access.rest import CHALLENGE, BearerAuthentication, SessionAuthentication, Unavailable, require_scope
-from access.snapshot import Principal, Snapshot
+from access.snapshot import Principal, Snapshot, ToolEntry
 from access.tokens import InvalidToken
 from audit.caller import REQUEST_ID, address_of
 from gateway.app import Gateway
 from gateway.calls import Answer, Call, Refused
+from gateway.idempotency import KeyRefused, claim, finish, give_up, key_of, release
+from gateway.models import KeyedCall
 from gateway.wire import TRACEPARENT
+
+logger = logging.getLogger(__name__)
 
 
 class ArgumentsSerializer(serializers.Serializer[dict[str, Any]]):
@@ -47,15 +55,36 @@ class AnswerSerializer(serializers.Serializer[dict[str, Any]]):
     result = serializers.DictField(help_text="The tool's result (MCP CallToolResult), as its source gave it.")
 
 
-class CallRefused(exceptions.APIException):
-    """A refusal of the pipeline, as a problem with the same stable code."""
+_STATUSES = {
+    "unknown_tool": 404,
+    "budget_exhausted": 429,
+    "too_many_refusals": 429,
+    "invalid_arguments": 400,
+    "invalid_idempotency_key": 400,
+    "idempotency_in_progress": 409,
+    "idempotency_key_reused": 422,
+}
 
-    statuses = {"unknown_tool": 404, "budget_exhausted": 429, "too_many_refusals": 429, "invalid_arguments": 400}
+
+class CallRefused(exceptions.APIException):
+    """A refusal of the pipeline, as a problem with the same stable code, and the ids under which it is on record."""
 
     def __init__(self, refusal: Refused) -> None:
         super().__init__(str(refusal), refusal.code)
-        self.status_code = self.statuses.get(refusal.code, 503)
+        self.status_code = _STATUSES.get(refusal.code, 503)
         self.wait = refusal.retry_after
+        ids = {"call": refusal.call_id, "record": refusal.record_id}
+        self.members = {name: str(value) for name, value in ids.items() if value}
+
+
+class CallNotRepeated(exceptions.APIException):
+    """A key that cannot be used like this, as a problem."""
+
+    def __init__(self, refusal: KeyRefused) -> None:
+        super().__init__(str(refusal), refusal.code)
+        self.status_code = _STATUSES.get(refusal.code, 409)
+        self.wait = 1 if refusal.code == "idempotency_in_progress" else None
+        self.members = {"call": str(refusal.call_id)} if refusal.call_id else {}
 
 
 class CallToolView(APIView):
@@ -63,6 +92,7 @@ class CallToolView(APIView):
 
     permission_classes = [IsAuthenticated]
     required_scope = Scope.TOOLS
+    _limits: dict[str, str] = {}
 
     @extend_schema(
         operation_id="tools_call",
@@ -75,23 +105,86 @@ class CallToolView(APIView):
         gateway, snapshot = _gateway(request)
         given = ArgumentsSerializer(data=request.data)
         given.is_valid(raise_exception=True)
-        arguments = given.validated_data.get("arguments", {})
-        call = Call(
-            principal=_principal(request, snapshot),
-            tool=name,
-            arguments=arguments,
-            raw=orjson.dumps(arguments),
-            door="rest",
-            client=request.META.get("HTTP_USER_AGENT", "")[:200] or None,
-            address=address_of(request),
-            request_id=request.META.get(REQUEST_ID),
-            traceparent=traceparent_of(request),
-        )
+        call = _call(request, snapshot, name, given.validated_data.get("arguments", {}))
+        found = policy.find(snapshot, call.principal, name, None)
+        header = request.headers.get("Idempotency-Key")
         try:
-            answer = async_to_sync(gateway.pipeline.call)(call)
+            # What is not granted is not kept either: the pipeline refuses it, and says so in the ledger.
+            key = None if header is None or found is None else key_of(header)
+            if key is None or found is None:
+                return Response(_carried_out(gateway, call))
+            return _once(gateway, call, key, repeatable=found[0].effect == "read")
+        except KeyRefused as refusal:
+            raise CallNotRepeated(refusal) from refusal
         except Refused as refusal:
             raise CallRefused(refusal) from refusal
-        return _response(answer)
+        finally:
+            if found is not None:
+                self._limits = _limits(gateway, call.principal, *found)
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        """With what is left of the budget."""
+        response = super().finalize_response(request, response, *args, **kwargs)
+        for name, value in self._limits.items():
+            response[name] = value
+        return response
+
+
+def _call(request: Request, snapshot: Snapshot, name: str, arguments: dict[str, Any]) -> Call:
+    return Call(
+        principal=_principal(request, snapshot),
+        tool=name,
+        arguments=arguments,
+        raw=orjson.dumps(arguments),
+        door="rest",
+        client=request.META.get("HTTP_USER_AGENT", "")[:200] or None,
+        address=address_of(request),
+        request_id=request.META.get(REQUEST_ID),
+        traceparent=traceparent_of(request),
+    )
+
+
+def _carried_out(gateway: Gateway, call: Call) -> dict[str, Any]:
+    """The body of the answer. Raises Refused."""
+    answer: Answer = async_to_sync(gateway.pipeline.call)(call)
+    result = orjson.loads(answer.body)
+    if answer.meta:
+        result["_meta"] = answer.meta
+    return {"record": str(answer.record_id), "call": str(answer.call_id), "code": answer.code, "result": result}
+
+
+def _once(gateway: Gateway, call: Call, key: str, *, repeatable: bool) -> Response:
+    """The answer of the first call with this key. Raises Refused and KeyRefused."""
+    claimed = claim(call.principal.user_id, call.tool, key, call.arguments, repeatable=repeatable)
+    if claimed.state == KeyedCall.State.FINISHED:
+        return Response(claimed.answer, headers={"Idempotent-Replayed": "true"})
+    try:
+        body = _carried_out(gateway, call._replace(call_id=claimed.call_id))
+    except Refused as refusal:
+        with _as_it_stands(claimed):
+            give_up(claimed) if refusal.code == "outcome_unknown" else release(claimed)
+        raise
+    with _as_it_stands(claimed):
+        finish(claimed, body)
+    return Response(body)
+
+
+@contextmanager
+def _as_it_stands(claimed: KeyedCall) -> Iterator[None]:
+    """What became of the call is on record and goes out, even if a repetition will hear that nothing is known of it."""
+    try:
+        yield
+    except DatabaseError:
+        logger.exception("what became of the call %s could not be kept for its repetition", claimed.call_id)
+
+
+def _limits(gateway: Gateway, principal: Principal, tool: ToolEntry, per_minute: int) -> dict[str, str]:
+    """What is left of the budget, as draft-ietf-httpapi-ratelimit-headers says it."""
+    left, seconds = gateway.budgets.left(principal.user_id, tool.id, per_minute)
+    return {
+        "RateLimit-Policy": f'"calls";q={per_minute};w=60',
+        "RateLimit": f'"calls";r={left};t={seconds}',
+    }
 
 
 def traceparent_of(request: Request) -> str | None:
@@ -117,13 +210,6 @@ def _principal(request: Request, snapshot: Snapshot) -> Principal:
     except InvalidToken as error:
         # The database knows the token already, but the policy in force here does not yet: a moment's difference.
         raise Unavailable("The policy is being loaded. Try again in a second.", code="policy_unavailable") from error
-
-
-def _response(answer: Answer) -> Response:
-    result = orjson.loads(answer.body)
-    if answer.meta:
-        result["_meta"] = answer.meta
-    return Response({"record": answer.record_id, "call": answer.call_id, "code": answer.code, "result": result})
 
 
 # --- Metrics ---------------------------------------------------------------------------------------------------------

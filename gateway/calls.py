@@ -48,6 +48,8 @@ class Call(NamedTuple):
     traceparent: str | None = None
     # What the door has to say about the call, for the detail of each of its records.
     notes: Mapping[str, Any] | None = None
+    # Under which id it is to be on record; a new one, where the door has not promised one.
+    call_id: uuid.UUID | None = None
 
 
 # What a call has to pass, in this order; `Refused.gate` names the one that it did not.
@@ -272,7 +274,7 @@ def _facts(call: Call, snapshot: Snapshot) -> Facts:
     """What every record of this call says."""
     principal = call.principal
     return {
-        "call_id": uuid7(),
+        "call_id": call.call_id or uuid7(),
         "actor": principal.username,
         "actor_id": str(principal.user_id),
         "on_behalf_of": principal.on_behalf_of,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,7 @@ _AWAY_SECONDS = 2.0
 _TIMEOUT_SECONDS = 0.25
 _MOST_BUCKETS = 50_000
 
-# KEYS[1] bucket; ARGV: calls per minute, tokens wanted. Answers {tokens granted, ms until one is there}.
+# KEYS[1] bucket; ARGV: calls per minute, tokens wanted. Answers {tokens granted, ms until one is there, tokens left}.
 _TAKE = """
 local now = redis.call('TIME')
 local ms = now[1] * 1000 + math.floor(now[2] / 1000)
@@ -41,7 +42,7 @@ redis.call('HSET', KEYS[1], 'tokens', tostring(tokens), 'at', ms, 'size', size)
 redis.call('PEXPIRE', KEYS[1], 120000)
 local wait = 0
 if granted < 1 then wait = math.ceil((1 - tokens) * 60000 / size) end
-return {granted, wait}
+return {granted, wait, math.floor(tokens)}
 """
 
 
@@ -55,6 +56,8 @@ class _Bucket:
     own_at: float = 0.0
     filling: asyncio.Task[float] | None = None
     waiting: int = 0
+    shared: int = 0
+    shared_at: float = 0.0
 
 
 class Budgets:
@@ -98,6 +101,18 @@ class Budgets:
                 self.refused += 1
                 return wait
 
+    def left(self, user_id: int, tool_id: Any, per_minute: int) -> tuple[int, int]:
+        """(calls that are left, seconds until the budget is whole again), as far as this process knows."""
+        bucket, now = self._buckets.get((user_id, tool_id)), time.monotonic()
+        if bucket is None:
+            return per_minute, 0
+        if now < self._away_until:
+            held, since = bucket.own, now - bucket.own_at
+        else:
+            held, since = bucket.shared + (bucket.lease if bucket.expires > now else 0), now - bucket.shared_at
+        left = min(per_minute, int(held + since * per_minute / 60))
+        return max(0, left), math.ceil((per_minute - left) * 60 / per_minute)
+
     async def _filled(self, bucket: _Bucket, user_id: int, tool_id: Any, per_minute: int) -> float:
         bucket.waiting += 1
         try:
@@ -122,7 +137,7 @@ class Budgets:
         """Add a lease to the bucket. Seconds until the shared one has a token; 0 if it had, or if Redis is away."""
         try:
             wanted = max(_lease_of(per_minute), bucket.waiting)
-            granted, wait = await self._take(keys=[key], args=[per_minute, wanted])
+            granted, wait, shared = await self._take(keys=[key], args=[per_minute, wanted])
         except (RedisError, OSError, TimeoutError) as error:
             if time.monotonic() >= self._away_until:
                 logger.warning("Redis is away, budgets are counted by each process: %s", error)
@@ -133,6 +148,7 @@ class Budgets:
         now = time.monotonic()
         bucket.lease = (bucket.lease if bucket.expires > now else 0) + int(granted)
         bucket.expires = now + _LEASE_SECONDS
+        bucket.shared, bucket.shared_at = int(shared), now
         if int(granted) == 0:
             # It is spent: Redis going away now must not fill it.
             bucket.own, bucket.own_at = 0.0, now

@@ -29,8 +29,10 @@ def client(gateway: Gateway) -> AsyncClient:
     return client
 
 
-async def ask(client: AsyncClient, name: str, token: str | None, body: Any = None) -> Any:
-    headers = {"authorization": f"Bearer {token}"} if token else {}
+async def ask(client: AsyncClient, name: str, token: str | None, body: Any = None, **headers: str) -> Any:
+    """Underscores in header names stand for hyphens."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    headers |= {"authorization": f"Bearer {token}"} if token else {}
     body = {"arguments": {"text": "hello"}} if body is None else body
     return await client.post(f"/api/v1/tools/{name}/call/", body, content_type="application/json", headers=headers)
 
@@ -85,6 +87,10 @@ async def test_a_spent_budget_says_when_to_come_back(client: AsyncClient, gatewa
     response = await ask(client, "echo", company.token)
     assert (response.status_code, response.json()["code"]) == (429, "budget_exhausted")
     assert int(response["Retry-After"]) > 30
+    assert response["RateLimit-Policy"] == '"calls";q=1;w=60'
+    assert response["RateLimit"] == f'"calls";r=0;t={response["Retry-After"]}'
+    (record,) = await records(call_id=response.json()["call"])
+    assert str(record.rid) == response.json()["record"]
 
 
 async def test_a_token_without_the_scope_is_told_so(client: AsyncClient, gateway: Gateway, company: Company) -> None:
@@ -101,3 +107,12 @@ async def test_without_the_ledger_nothing_is_called(
     assert (response.status_code, response.json()["code"]) == (503, "ledger_unavailable")
     assert response["Retry-After"] == "2"
     assert outside.calls == []
+
+
+async def test_every_answer_tells_what_is_left_of_the_budget(client: AsyncClient, company: Company) -> None:
+    first, second = await ask(client, "echo", company.token), await ask(client, "echo", company.token)
+    assert first["RateLimit-Policy"] == '"calls";q=600;w=60'
+    assert (first["RateLimit"], second["RateLimit"]) == ('"calls";r=599;t=1', '"calls";r=598;t=1')
+    wrong = await ask(client, "echo", company.token, {"arguments": {"text": 7}})
+    assert (wrong.status_code, "RateLimit" in wrong) == (400, True)
+    assert "RateLimit" not in await ask(client, "hidden", company.token)

@@ -1,0 +1,14 @@
+"""Jobs of the gateway."""
+
+from __future__ import annotations
+
+from procrastinate.contrib.django import app
+
+from gateway import idempotency
+
+
+@app.periodic(cron="23 * * * *")
+@app.task(queueing_lock="gateway.forget", name="gateway.forget")
+def forget(timestamp: int) -> int:
+    """Delete answers that are no longer kept for repeated calls. Returns how many."""
+    return idempotency.forget_expired()
