@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+from urllib.parse import urlencode
 
 from django import forms
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import ValidationError
 from django.db import models, transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import BooleanRadioFilter  # type: ignore[import-untyped]
 
-from access import saved_filter_admin, token_admin  # noqa: F401 - register
-from access.models import Grant, Role, ServiceAccount, User
+from access import role_admin, saved_filter_admin, token_admin  # noqa: F401 - register
+from access.models import ServiceAccount, User
 from access.pages import LoginForm, after_password_change
-from access.privileges import assignable_groups, assignable_permissions, keep_a_superuser, may_edit_role, may_manage
-from access.reach import Reach, reach_of_role, reach_of_user
+from access.privileges import assignable_groups, keep_a_superuser, may_manage
+from access.reach import reach_of_user
+from access.tables import tokens_table, tools_table
 from audit.bulk import BulkAdmin, bulk_action
 from audit.changes import stored
-from audit.doors import RecordedAdmin
-from audit.theme import BaseTabularInline, badge, display
-from tools.models import Tool
+from audit.theme import badge, display
 
 if TYPE_CHECKING:
     from django.contrib.auth.forms import AdminPasswordChangeForm, UserChangeForm
@@ -36,36 +36,6 @@ else:
 
 admin.site.login_form = LoginForm
 admin.site.unregister(Group)
-
-_EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
-
-_STANDARD = frozenset({"add", "change", "delete", "view"})
-
-
-def tools_table(reach: list[Reach]) -> SafeString | str:
-    """What can be called, and through which grant."""
-    if not reach:
-        return "No tool: a role needs grants, and the tools and their sources must be on."
-    row = (
-        '<tr class="align-top"><td class="pr-4 py-1"><a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>'
-        '</td><td class="pr-4 py-1">{}</td><td class="pr-4 py-1 whitespace-nowrap">{}</td><td class="py-1">{}</td></tr>'
-    )
-    rows = (
-        (
-            reverse("admin:tools_tool_change", args=(each.tool.pk,)),
-            each.tool.name,
-            badge(each.tool.get_effect_display(), _EFFECT_COLOURS[Tool.Effect(each.tool.effect)]),
-            each.tool.source.name,
-            ", ".join(each.through),
-        )
-        for each in reach
-    )
-    head = "".join(
-        f'<th class="pb-1 pr-4 text-left">{name}</th>' for name in ("Tool", "Effect", "Data source", "Granted by")
-    )
-    body = format_html_join("", row, rows)
-    table = '<div class="overflow-x-auto"><table class="text-sm w-full"><thead><tr>{}</tr></thead>{}</table></div>'
-    return format_html(table, SafeString(head), body)
 
 
 class KeepsASuperuser:
@@ -95,6 +65,9 @@ class ManagedUsers(BulkAdmin):
     privileged = ("is_superuser", "is_staff", "user_permissions")
     history_of = ("access.ApiToken",)
     actions = ("activate", "deactivate")
+
+    class Media:
+        css: ClassVar = {"all": ("mcpsite/activity.css",)}
 
     @bulk_action("Switch on", consequence="They can log in, and their tokens that are not revoked count again.")
     def activate(self, request: HttpRequest, user: User, given: Any) -> None:
@@ -164,10 +137,21 @@ class ManagedUsers(BulkAdmin):
         """Active or not."""
         return badge("Active", "green") if user.is_active else badge("Off", "grey")
 
-    @display(description="Tools that can be called")
+    @display(description="Through all roles")
     def effective_tools(self, user: User) -> SafeString | str:
-        """Through all roles together."""
-        return tools_table(reach_of_user(user)) if user.pk else "-"
+        """What can be called, how often, and through which grant of which role."""
+        return tools_table(reach_of_user(user))
+
+    @display(description="Records")
+    def activity(self, user: User) -> SafeString:
+        """The way to what the user did."""
+        place = f"{reverse('admin:audit_record_changelist')}?{urlencode({'actor': user.get_username()})}"
+        return format_html('<a class="text-primary-600 dark:text-primary-500" href="{}">What {} did</a>', place, user)
+
+    @display(description="API tokens")
+    def token_list(self, user: User) -> SafeString | str:
+        """The tokens that stand for the user, and where to make one."""
+        return tokens_table(user)
 
 
 @admin.register(User)
@@ -179,12 +163,13 @@ class UserAdmin(DjangoUserAdmin, ManagedUsers):  # type: ignore[type-arg, misc]
     change_password_form = AdminPasswordChangeForm
     list_display = ("username", "full_name", "email", "role_list", "rank", "state", "last_login")
     list_filter = (("is_active", BooleanRadioFilter), ("is_staff", BooleanRadioFilter), "groups")
-    readonly_fields = ("last_login", "date_joined", "effective_tools")
+    readonly_fields = ("last_login", "date_joined", "effective_tools", "token_list", "activity")
     fieldsets = (
         ("User", {"fields": ("username", "password", "first_name", "last_name", "email", "is_active")}),
         ("What the user may do", {"fields": ("groups", "is_staff", "is_superuser", "user_permissions")}),
-        ("Tools", {"fields": ("effective_tools",)}),
-        ("Dates", {"fields": ("last_login", "date_joined")}),
+        ("Tools that can be called", {"fields": ("effective_tools",)}),
+        ("Tokens", {"fields": ("token_list",)}),
+        ("Activity", {"fields": ("activity", "last_login", "date_joined")}),
     )
     empty_icon = "person"
 
@@ -225,10 +210,12 @@ class ServiceAccountAdmin(ManagedUsers):
     list_filter = (("is_active", BooleanRadioFilter), "groups")
     search_fields = ("username", "email")
     filter_horizontal = ("groups",)
-    readonly_fields = ("effective_tools", "date_joined")
+    readonly_fields = ("effective_tools", "token_list", "activity", "date_joined")
     fieldsets = (
         ("Service account", {"fields": ("username", "email", "is_active", "groups")}),
-        ("Tools", {"fields": ("effective_tools", "date_joined")}),
+        ("Tools that can be called", {"fields": ("effective_tools",)}),
+        ("Tokens", {"fields": ("token_list",)}),
+        ("Activity", {"fields": ("activity", "date_joined")}),
     )
     add_fieldsets = (("Service account", {"fields": ("username", "email", "groups")}),)
     empty_icon = "smart_toy"
@@ -252,134 +239,3 @@ class ServiceAccountAdmin(ManagedUsers):
     def token_count(self, user: Any) -> int:
         """How many tokens it has that are not revoked."""
         return int(user.live_tokens)
-
-
-class GrantInline(BaseTabularInline):
-    """What the role may call."""
-
-    model = Grant
-    fields = ("toolset", "tool", "tag", "calls_per_minute")
-    autocomplete_fields = ("toolset", "tool")
-    extra = 0
-    hide_title = True
-    verbose_name_plural = "grants: one toolset, tool or tag each"
-
-
-@admin.register(Role)
-class RoleAdmin(RecordedAdmin):
-    """Roles: Django permissions for the admin and REST, grants for the calls of tools."""
-
-    list_display = ("name", "description", "grant_count", "member_count")
-    search_fields = ("name", "description")
-    fieldsets = (
-        ("Role", {"fields": ("name", "description")}),
-        ("In the admin and by REST", {"fields": ("permissions",)}),
-        ("Tools that can be called", {"fields": ("effective_tools",)}),
-    )
-    filter_horizontal = ("permissions",)
-    readonly_fields = ("effective_tools", "shown_permissions")
-    inlines = (GrantInline,)
-    history_of = ("access.Grant",)
-    empty_icon = "badge"
-    empty_title = "No roles yet"
-    empty_text = "A role says what people and programs may do, and which tools they may call."
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Role]:
-        """With the number of members and grants."""
-        rows: QuerySet[Role] = super().get_queryset(request)
-        return rows.annotate(members=Count("user", distinct=True), how_many=Count("grants", distinct=True))
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Not one's own role, and none that holds more than the editor."""
-        allowed = super().has_change_permission(request, obj)
-        return allowed and (not isinstance(obj, Role) or may_edit_role(request.user, obj))
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Not one's own role, and none that holds more than the editor."""
-        allowed = super().has_delete_permission(request, obj)
-        return allowed and (not isinstance(obj, Role) or may_edit_role(request.user, obj))
-
-    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
-        """Who may only look is shown the permissions as a table."""
-        role, permissions, reach = super().get_fieldsets(request, obj)
-        looking = obj is not None and not self.has_change_permission(request, obj)
-        return role, (permissions[0], {"fields": ("shown_permissions",)}) if looking else permissions, reach
-
-    def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
-        """Permissions to choose from are those that the editor has."""
-        form = super().get_form(request, obj, change, **kwargs)
-        if "permissions" in form.base_fields:
-            field: Any = form.base_fields["permissions"]
-            field.queryset = assignable_permissions(request.user)
-        return form
-
-    @display(description="Members", ordering="members")
-    def member_count(self, role: Any) -> int:
-        """How many users have it."""
-        return int(role.members)
-
-    @display(description="Grants", ordering="how_many")
-    def grant_count(self, role: Any) -> int:
-        """How many grants it has."""
-        return int(role.how_many)
-
-    @display(description="Permissions")
-    def shown_permissions(self, role: Role) -> SafeString | str:
-        """What may be done with which objects."""
-        held: dict[str, list[str]] = {}
-        for each in role.permissions.select_related("content_type"):
-            what = each.codename.partition("_")[0]
-            said = what if what in _STANDARD else each.name
-            held.setdefault(each.content_type.name, []).append(said)
-        row = '<tr class="align-top"><td class="pr-4 py-1 whitespace-nowrap">{}</td><td class="py-1">{}</td></tr>'
-        rows = format_html_join(
-            "", row, ((name[:1].upper() + name[1:], ", ".join(said)) for name, said in held.items())
-        )
-        return format_html('<table class="text-sm w-full">{}</table>', rows) if held else "None."
-
-    @display(description="Now")
-    def effective_tools(self, role: Role) -> SafeString | str:
-        """What the grants come to at this moment."""
-        return tools_table(reach_of_role(role)) if role.pk else "Save the role first."
-
-
-@admin.register(Grant)
-class GrantAdmin(RecordedAdmin):
-    """All grants in one list, to find who may call what."""
-
-    list_display = ("role", "kind", "target", "calls_per_minute", "created_at")
-    list_display_links = ("role", "target")
-    list_filter = ("role",)
-    list_select_related = ("role", "toolset", "tool")
-    search_fields = ("role__name", "tool__name", "toolset__name", "tag")
-    autocomplete_fields = ("role", "toolset", "tool")
-    fields = ("role", "toolset", "tool", "tag", "calls_per_minute")
-    empty_icon = "key"
-    empty_title = "No grants yet"
-    empty_text = "Without grants nobody can call any tool."
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """As for its role."""
-        allowed = super().has_change_permission(request, obj)
-        return allowed and (not isinstance(obj, Grant) or may_edit_role(request.user, obj.role))
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """As for its role."""
-        allowed = super().has_delete_permission(request, obj)
-        return allowed and (not isinstance(obj, Grant) or may_edit_role(request.user, obj.role))
-
-    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Only into roles that the editor may change."""
-        if not may_edit_role(request.user, obj.role):
-            raise PermissionDenied("You cannot change this role.")
-        super().save_model(request, obj, form, change)
-
-    @display(description="Kind")
-    def kind(self, grant: Grant) -> SafeString:
-        """Toolset, tool or tag."""
-        return badge("Toolset" if grant.toolset_id else "Tool" if grant.tool_id else "Tag", "blue")
-
-    @display(description="May call")
-    def target(self, grant: Grant) -> str:
-        """Its name."""
-        return str(grant.toolset or grant.tool or grant.tag)

@@ -10,23 +10,23 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import jsonschema_rs
 import orjson
-from django.conf import settings
 from django.db import connection, transaction
 
-from access.models import ApiToken, Grant, PolicyVersion, RevokedSession, Role, User
+from access.grants import Catalogue, callable_tools, compiled, stored_rows
+from access.models import ApiToken, PolicyVersion, RevokedSession, Role, User
 from keyring.keys import DecryptionError
 from tools.connectors.base import Source, Spec
 from tools.connectors.registry import connector_class, source_of
 from tools.egress import Rule
 from tools.mirrored import mirrored
-from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion
+from tools.models import DataSource, EgressRule, ToolVersion
 from tools.schemas import compile_schema
 
 logger = logging.getLogger("access.snapshot")
@@ -128,14 +128,14 @@ def _load(before: Snapshot | None) -> Snapshot:
     sources = _sources(before)
     tools = _tools(sources, before)
     names = {tool.id: name for name, tool in tools.items()}
-    toolsets = _toolsets(names)
+    catalogue = Catalogue.of(names)
     members = _members()
     return Snapshot(
         version=version,
         tools=tools,
         sources=sources,
-        toolsets={name: frozenset(chosen) for name, chosen in toolsets.values()},
-        grants=_grants(names, toolsets),
+        toolsets={name: frozenset(chosen) for name, chosen in catalogue.toolsets.values()},
+        grants=compiled(stored_rows(), catalogue),
         members=members,
         tokens=_tokens(members),
         ended_sessions=frozenset(RevokedSession.objects.values_list("sid", flat=True)),
@@ -161,7 +161,7 @@ def _sources(before: Snapshot | None) -> dict[uuid.UUID, SourceEntry]:
 
 
 def _tools(sources: Mapping[uuid.UUID, SourceEntry], before: Snapshot | None) -> dict[str, ToolEntry]:
-    rows = Tool.objects.filter(enabled=True, current__isnull=False, source_id__in=sources)
+    rows = callable_tools().filter(source_id__in=sources)
     found: dict[str, ToolEntry] = {}
     fresh: list[tuple[uuid.UUID, str, uuid.UUID, str, int]] = []
     for row in rows.values_list("id", "name", "source_id", "effect", "current_id"):
@@ -201,38 +201,6 @@ def _compiled(identifier: uuid.UUID, name: str, source: SourceEntry, effect: str
         validator=compile_schema(definition["inputSchema"]),
         headers={f"mcp-param-{header.lower()}": path for path, header in mirrored(definition["inputSchema"]).items()},
     )
-
-
-def _toolsets(names: Mapping[uuid.UUID, str]) -> dict[uuid.UUID, tuple[str, set[str]]]:
-    found: dict[uuid.UUID, tuple[str, set[str]]] = {
-        pk: (name, set()) for pk, name in Toolset.objects.values_list("pk", "name")
-    }
-    for toolset_id, tool_id in Toolset.tools.through.objects.values_list("toolset_id", "tool_id"):
-        if tool_id in names:
-            found[toolset_id][1].add(names[tool_id])
-    return found
-
-
-def _grants(
-    names: Mapping[uuid.UUID, str], toolsets: Mapping[uuid.UUID, tuple[str, set[str]]]
-) -> dict[int, dict[str, int]]:
-    tagged: dict[str, list[str]] = {}
-    for pk, tags in Tool.objects.filter(pk__in=names).values_list("pk", "tags"):
-        for tag in tags:
-            tagged.setdefault(tag, []).append(names[pk])
-    grants: dict[int, dict[str, int]] = {}
-    rows = Grant.objects.values_list("role_id", "toolset_id", "tool_id", "tag", "calls_per_minute")
-    for role_id, toolset_id, tool_id, tag, budget in rows:
-        allowed = grants.setdefault(role_id, {})
-        if toolset_id in toolsets:
-            targets: Iterable[str] = toolsets[toolset_id][1]
-        elif tool_id in names:
-            targets = [names[tool_id]]
-        else:
-            targets = tagged.get(tag, ())
-        for name in targets:
-            allowed[name] = max(allowed.get(name, 0), budget or settings.CALLS_PER_MINUTE)
-    return grants
 
 
 def _members() -> dict[int, Member]:

@@ -25,10 +25,11 @@ from access import tokens
 from access.login import record_token
 from access.models import ApiToken, RevokedSession, Scope, User
 from access.privileges import may_manage
+from access.tables import state_of
 from audit.bulk import BulkAdmin, bulk_action
 from audit.changes import differences, stored
 from audit.doors import ReadOnlyAdmin
-from audit.theme import action, badge, display
+from audit.theme import action, display
 from tools import clients
 
 _FORM_REMEMBERED = 24 * 3600
@@ -185,11 +186,7 @@ class ApiTokenAdmin(BulkAdmin):
     @display(description="State")
     def state(self, token: ApiToken) -> SafeString:
         """Valid, expired, revoked, or of a user who is off."""
-        if token.revoked_at:
-            return badge("Revoked", "red")
-        if token.expires_at and token.expires_at <= timezone.now():
-            return badge("Expired", "orange")
-        return badge("Valid", "green") if token.user.is_active else badge("User off", "grey")
+        return state_of(token)
 
     @display(description="Last used")
     def last_used(self, token: ApiToken) -> str:
