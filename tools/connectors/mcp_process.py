@@ -93,6 +93,7 @@ class Process(asyncio.SubprocessProtocol):
     def _let_go(self) -> None:
         self._end(self._how())
         self._transport.close()
+        shutil.rmtree(self._home, ignore_errors=True)  # The guard has done it, unless it was killed.
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over, and all has been read."""
@@ -184,8 +185,7 @@ class Process(asyncio.SubprocessProtocol):
                     self._transport.send_signal(number)
                 if await self._is_gone_within(seconds):
                     break
-        self._transport.close()
-        shutil.rmtree(self._home, ignore_errors=True)  # The guard has done it, unless it was killed.
+        self._let_go()
 
     async def _is_gone_within(self, seconds: float) -> bool:
         await asyncio.wait({self._gone}, timeout=seconds)

@@ -693,8 +693,7 @@ async def test_nothing_outlives_a_kill_9(victim):
         home = os.readlink(f"/proc/{max(family)}/cwd")
         os.kill(host.pid if victim == "site" else guard, signal.SIGKILL)
         await until(lambda: not [pid for pid in family if lives(pid)], 5)
-        if victim == "site":
-            await until(lambda: not there(home), 2)
+        await until(lambda: not there(home), 3)
     finally:
         if host.returncode is None:
             host.kill()
