@@ -63,7 +63,7 @@ def badge(text: str, colour: str = "grey", title: str = "") -> SafeString:
 def code_block(text: str) -> SafeString:
     """Preformatted text, escaped, in a box that scrolls."""
     return format_html(
-        '<pre class="bg-base-50 border border-base-200 code-block kept-lines mono p-3 rounded-default'
+        '<pre tabindex="0" class="bg-base-50 border border-base-200 code-block kept-lines mono p-3 rounded-default'
         ' dark:bg-base-800 dark:border-base-700">{}</pre>',
         text,
     )

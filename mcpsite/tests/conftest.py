@@ -28,6 +28,16 @@ class Site:
     admin_password: str
     tokens: dict[str, str]
 
+    @property
+    def upstream_url(self) -> str:
+        """Where the demo's own MCP server listens."""
+        return f"http://127.0.0.1:{(self.up.data / 'demo-port').read_text().strip()}/mcp"
+
+    @property
+    def upstream_token(self) -> str:
+        """What that server wants to see."""
+        return (self.up.data / "secrets/demo_upstream_token").read_text().strip()
+
     def record(self, rid: str) -> dict[str, Any]:
         """The record of that id, as its owner reads it."""
         with psycopg.connect(DataDir(self.up.data).database_url(OWNER_ROLE), row_factory=dict_row) as connection:

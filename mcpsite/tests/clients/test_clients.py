@@ -7,24 +7,18 @@ a token that is none. `make test` installs the clients.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mcpsite.supervisor import dying_with_us
+from mcpsite.tests.clients.visits import CLIENTS, HERE, NODE, PYTHON_OF_1, Client, run
 from mcpsite.tests.conftest import Site
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
 INSPECTOR = HERE / "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
-NODE = Path(sys.executable).with_name("node")
 REGISTRY = "https://registry.npmjs.org/"
-PYTHON_1 = ROOT / ".venv-mcp1/bin/python"
 
 CALLS = [
     {"name": "get_current_time", "arguments": {"timezone": "Europe/Berlin"}},
@@ -33,46 +27,13 @@ CALLS = [
 ]
 
 
-@dataclass(frozen=True)
-class Client:
-    """A program that makes one visit, the mode it is told, and the revision of MCP it must end up with."""
-
-    program: tuple[Path, ...]
-    mode: str
-    revision: str
-
-    def visit(self, site: Site, token: str) -> dict[str, Any]:
-        task = {"url": site.mcp_url, "token": token, "mode": self.mode, "calls": CALLS}
-        done = run(*self.program, json.dumps(task))
-        assert done.returncode == 0, done.stderr
-        met: dict[str, Any] = json.loads(done.stdout)
-        return met
-
-
-CLIENTS = {
-    "Python 1.x": Client((PYTHON_1, HERE / "python1.py"), "", "2025-11-25"),
-    "Python 2.x": Client((Path(sys.executable), HERE / "python2.py"), "auto", "2026-07-28"),
-    "Python 2.x legacy": Client((Path(sys.executable), HERE / "python2.py"), "legacy", "2025-11-25"),
-    "Python 2.x pinned": Client((Path(sys.executable), HERE / "python2.py"), "2026-07-28", "2026-07-28"),
-    "TypeScript 1.x": Client((NODE, HERE / "typescript1.mjs"), "", "2025-11-25"),
-    "TypeScript 2.x": Client((NODE, HERE / "typescript2.mjs"), "auto", "2026-07-28"),
-    "TypeScript 2.x legacy": Client((NODE, HERE / "typescript2.mjs"), "legacy", "2025-11-25"),
-    "TypeScript 2.x pinned": Client((NODE, HERE / "typescript2.mjs"), "2026-07-28", "2026-07-28"),
-}
 every_client = pytest.mark.parametrize("client", CLIENTS.values(), ids=CLIENTS)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def installed() -> None:
-    for needed in (NODE, INSPECTOR, PYTHON_1):
+    for needed in (NODE, INSPECTOR, PYTHON_OF_1):
         assert needed.exists(), f"{needed} is missing: `make test` installs what these tests need"
-
-
-def run(*command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], **variables}
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=60, cwd=HERE, env=environment, preexec_fn=dying_with_us()
-    )
 
 
 def test_every_package_is_pinned_by_its_hash_and_comes_from_the_registry() -> None:
@@ -86,7 +47,7 @@ def test_every_package_is_pinned_by_its_hash_and_comes_from_the_registry() -> No
 
 @every_client
 def test_a_client_lists_and_calls_what_is_granted(demo_site: Site, client: Client) -> None:
-    met = client.visit(demo_site, demo_site.tokens["support_agent"])
+    met = client.visit(demo_site, demo_site.tokens["support_agent"], CALLS)
     assert met["revision"] == client.revision
     assert_listed(met["tools"])
     answered, unfit, ungranted = met["calls"]
@@ -103,7 +64,7 @@ def test_a_client_lists_and_calls_what_is_granted(demo_site: Site, client: Clien
 
 @every_client
 def test_a_client_with_a_wrong_token_is_turned_away(demo_site: Site, client: Client) -> None:
-    assert client.visit(demo_site, "mcps_wrong") == {"turned_away": 401}
+    assert client.visit(demo_site, "mcps_wrong", CALLS) == {"turned_away": 401}
 
 
 def assert_listed(tools: list[dict[str, Any]]) -> None:

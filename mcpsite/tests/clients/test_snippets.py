@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from mcpsite.tests.clients.test_clients import NODE, run
+from mcpsite.tests.clients.visits import NODE, run
 from mcpsite.tests.conftest import Site
 from tools import clients
 
