@@ -21,7 +21,7 @@ from django.utils.safestring import SafeString
 
 from audit.arguments import PERMISSION, Arguments, open_arguments
 from audit.doors import ReadOnlyAdmin
-from audit.filters import DOORS, LAST, SINCE, SPANS, UNTIL, ByCall, ByText, ByTime, chosen, exactly, sought
+from audit.filters import DOORS, LAST, SINCE, SPANS, UNTIL, ByCall, ByResult, ByText, ByTime, chosen, exactly, sought
 from audit.keyset import KeysetChangeList, KeysetPaginator
 from audit.models import Record
 from audit.story import Story, address_of, milliseconds
@@ -137,6 +137,7 @@ class RecordAdmin(ReadOnlyAdmin):
         ByTime,
         chosen("kind", "kind", Record.Kind.choices),
         chosen("decision", "decision", Record.Decision.choices),
+        ByResult,
         exactly("code", "code"),
         exactly("tool", "tool"),
         exactly("actor", "actor"),
@@ -172,10 +173,6 @@ class RecordAdmin(ReadOnlyAdmin):
     def lookup_allowed(self, lookup: str, value: str, request: Any = None) -> bool:
         """The filter of time has three parameters."""
         return lookup in ByTime.parameter_names or super().lookup_allowed(lookup, value, request)
-
-    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
-        """The list under its name: nothing is selected here."""
-        return super().changelist_view(request, {"title": "Records", **(extra_context or {})})
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[KeysetChangeList]:
         """Pages by time and id."""

@@ -52,6 +52,11 @@ def verb_of(record: Record) -> str:
 class OwnFiltersOnly(BaseAdmin):
     """Refuses parameters that name other columns than the filters do: they could help to guess what is hidden."""
 
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
+        """A list is called by what it lists."""
+        name = str(self.opts.verbose_name_plural)
+        return super().changelist_view(request, {"title": name[:1].upper() + name[1:], **(extra_context or {})})
+
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Says what was wrong with the address before Django goes on to the list without filters."""
         try:

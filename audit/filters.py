@@ -84,6 +84,37 @@ def chosen(column: str, label: str, choices: list[tuple[str, str]]) -> type[Any]
     return type(f"By{column.title()}", (DropdownFilter,), members)
 
 
+_ENDED = Q(kind__in=(Record.Kind.CALL, Record.Kind.OUTCOME))
+# Of what is denied, nearly all is a call: said like this, PostgreSQL knows, and reads the index of denials in order.
+_REFUSED = Q(decision=Record.Decision.DENY) & ~Q(kind__in=(Record.Kind.AUTH, Record.Kind.CONFIG, Record.Kind.SYSTEM))
+# What became of calls, as the dashboard counts them: an intent is none of these, its outcome is.
+RESULTS = {
+    "any": ("Any", Q(kind__in=(Record.Kind.CALL, Record.Kind.OUTCOME, Record.Kind.DENIED, Record.Kind.INVALID))),
+    "ok": ("Carried out", _ENDED & Q(code="ok")),
+    "failed": ("Failed", _ENDED & ~Q(code__in=("ok", "intended"))),
+    "refused": ("Refused", _REFUSED),
+}
+
+
+class ByResult(DropdownFilter):  # type: ignore[misc]
+    """Calls only, by what became of them."""
+
+    title, parameter_name = "result of calls", "result"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """What there is to choose."""
+        return [(name, label) for name, (label, _) in RESULTS.items()]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Record]) -> QuerySet[Record]:
+        """Raises IncorrectLookupParameters for what is no result."""
+        value = given(self.used_parameters, "result")
+        if not value:
+            return rows
+        if value not in RESULTS:
+            raise IncorrectLookupParameters(f"`result` is one of {', '.join(RESULTS)}: all records are shown.")
+        return rows.filter(RESULTS[value][1])
+
+
 class ByText(TextFilter):  # type: ignore[misc]
     """Words in what a record tells: names of changed objects, values, messages of refusals."""
 

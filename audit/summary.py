@@ -17,30 +17,31 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from audit.models import Record
+from audit.patience import TooSlow, at_most
 
 _SHORTEST, _LONGEST, _TIMES_AS_LONG = 10, 300, 30
+_NONE = (None, None)
+_PATIENCE_MS = 5_000
 _LATELY = timedelta(days=30)
 
 # An intent is not counted: its outcome is. `invalid` are refusals too, so that each call is in one of three parts.
 _CALLS = "at >= %(since)s AND at < %(until)s AND kind IN ('call', 'outcome', 'denied', 'invalid')"
 _PARTS = """
     count(*) FILTER (WHERE decision IS DISTINCT FROM 'deny' AND code = 'ok'),
-    count(*) FILTER (WHERE decision = 'deny'),
-    count(*) FILTER (WHERE decision IS DISTINCT FROM 'deny' AND code <> 'ok')
+    count(*) FILTER (WHERE decision IS DISTINCT FROM 'deny' AND code <> 'ok'),
+    count(*) FILTER (WHERE decision = 'deny')
 """
 _BY_TIME = f"""
     SELECT extract(epoch FROM date_bin(%(step)s, at, 'epoch'))::bigint, {_PARTS}
     FROM audit_record WHERE {_CALLS} GROUP BY 1
 """  # noqa: S608 - constants
+# The first row is of all tools together. One pass over the table: what most of the time goes into is reading it.
 _BY_TOOL = f"""
-    SELECT connector, tool, {_PARTS}
+    SELECT connector, tool, {_PARTS},
+        percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY total_us) FILTER (WHERE kind IN ('call', 'outcome'))
     FROM audit_record WHERE {_CALLS} AND connector IS NOT NULL AND tool IS NOT NULL
-    GROUP BY 1, 2 ORDER BY count(*) DESC, 2 LIMIT 1000
+    GROUP BY GROUPING SETS ((connector, tool), ()) ORDER BY GROUPING(tool) DESC, count(*) DESC, tool LIMIT 1001
 """  # noqa: S608 - constants
-_LATENCY = """
-    SELECT percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY total_us)
-    FROM audit_record WHERE at >= %(since)s AND at < %(until)s AND kind IN ('call', 'outcome')
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,16 @@ class Parts:
     """A number of calls, by what became of them."""
 
     ok: int = 0
-    denied: int = 0
     failed: int = 0
+    refused: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.ok + self.denied + self.failed
+        return self.ok + self.failed + self.refused
 
     def __add__(self, other: Parts) -> Parts:
-        return Parts(self.ok + other.ok, self.denied + other.denied, self.failed + other.failed)
+        return Parts(self.ok + other.ok, self.failed + other.failed, self.refused + other.refused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Usage:
     source: str
     tool: str
     parts: Parts
+    p95_us: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +104,30 @@ class Summary:
 
 
 def calls(span: timedelta, step: timedelta) -> Summary:
-    """The calls of the present step and of the span before it. `step` divides a day; both are whole hours."""
+    """The calls of the present step and of the span before it. `step` divides a day; both are whole hours.
+
+    Raises TooSlow when there are more than can be counted while somebody waits.
+    """
     key = f"audit.summary:{int(span.total_seconds())}:{int(step.total_seconds())}"
     found = cache.get(key)
     if found is None:
-        started = time.monotonic()
-        found = _measured(span, step)
-        took = time.monotonic() - started
-        cache.set(key, found, round(min(max(took * _TIMES_AS_LONG, _SHORTEST), _LONGEST)))
+        found, seconds = _timed(span, step)
+        cache.set(key, found, seconds)
+    if not found:
+        raise TooSlow
     return _summary(found, step)
+
+
+def _timed(span: timedelta, step: timedelta) -> tuple[dict[str, Any], int]:
+    """The answers of the database, empty where they took too long, and for how many seconds they are kept."""
+    started = time.monotonic()
+    try:
+        with at_most(_PATIENCE_MS):
+            found = _measured(span, step)
+    except TooSlow:
+        return {}, _LONGEST
+    took = time.monotonic() - started
+    return found, round(min(max(took * _TIMES_AS_LONG, _SHORTEST), _LONGEST))
 
 
 def _measured(span: timedelta, step: timedelta) -> dict[str, Any]:
@@ -122,10 +139,8 @@ def _measured(span: timedelta, step: timedelta) -> dict[str, Any]:
         cursor.execute(_BY_TIME, values)
         bars = cursor.fetchall()
         cursor.execute(_BY_TOOL, values)
-        tools = cursor.fetchall()
-        cursor.execute(_LATENCY, values)
-        latency = cursor.fetchone()[0] or [None, None]
-    return {"first": first, "until": now.timestamp(), "bars": bars, "tools": tools, "latency": latency}
+        every, *tools = cursor.fetchall()
+    return {"first": first, "until": now.timestamp(), "bars": bars, "every": every, "tools": tools}
 
 
 def _summary(found: dict[str, Any], step: timedelta) -> Summary:
@@ -133,8 +148,12 @@ def _summary(found: dict[str, Any], step: timedelta) -> Summary:
     seconds = int(step.total_seconds())
     starts = range(found["first"], int(found["until"]) + 1, seconds)
     bars = [Bar(_at(start), _at(start + seconds), known.get(start, Parts())) for start in starts]
-    tools = [Usage(source, tool, Parts(*counts)) for source, tool, *counts in found["tools"]]
-    return Summary(_at(found["first"]), bars, tools, *found["latency"])
+    tools = [_usage(*row) for row in found["tools"]]
+    return Summary(_at(found["first"]), bars, tools, *(found["every"][-1] or _NONE))
+
+
+def _usage(source: str, tool: str, ok: int, failed: int, refused: int, times: list[int] | None) -> Usage:
+    return Usage(source, tool, Parts(ok, failed, refused), (times or _NONE)[1])
 
 
 def _at(seconds: int) -> datetime:
@@ -145,7 +164,7 @@ def _latest() -> QuerySet[Record]:
     return Record.objects.filter(at__gte=timezone.now() - _LATELY).defer("ct").order_by("-at", "-id")
 
 
-def latest_denials(how_many: int) -> list[Record]:
+def latest_refusals(how_many: int) -> list[Record]:
     """What was refused of late, calls and logins, newest first."""
     return list(_latest().filter(decision=Record.Decision.DENY)[:how_many])
 
@@ -155,7 +174,7 @@ def latest_changes(how_many: int) -> list[Record]:
     return list(_latest().filter(kind=Record.Kind.CONFIG)[:how_many])
 
 
-def denied_since(moment: datetime) -> int:
+def refused_since(moment: datetime) -> int:
     """How many calls and logins were refused since then."""
     return Record.objects.filter(at__gte=moment, decision=Record.Decision.DENY).count()
 

@@ -17,7 +17,8 @@ from access.models import ApiToken, Grant, Role
 from audit.doors import detail_of, verb_of
 from audit.filters import SINCE, UNTIL
 from audit.models import Record
-from audit.summary import Bar, Parts, Summary, Usage, anything_called, calls, latest_changes, latest_denials
+from audit.patience import TooSlow
+from audit.summary import Bar, Parts, Summary, Usage, anything_called, calls, latest_changes, latest_refusals
 from mcpsite.sidebar import GROUPS, opened
 from tools.connectors.registry import kinds
 from tools.models import DataSource, EgressRule, Tool
@@ -32,18 +33,35 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """What the page shows, for unfold's `DASHBOARD_CALLBACK`."""
     days = 7 if request.GET.get("days") == "7" else 1
     context |= {"title": "Dashboard", "days": days, "spans": [(1, "24 hours"), (7, "7 days")]}
-    summary = calls(*_SPANS[days]) if request.user.has_perm("audit.view_record") else None
-    if summary is not None:
-        context |= _activity(request, summary, days)
-    if request.user.has_perm("tools.view_datasource"):
+    summary = None
+    if sees_records := request.user.has_perm("audit.view_record"):
+        summary = _summary(days)
+        context |= _latest() | (_activity(request, summary, days) if summary else {"too_slow": True})
+    if sees_sources := request.user.has_perm("tools.view_datasource"):
         context["sources"] = _sources(summary)
-    if summary is None and "sources" not in context:
+    if not (sees_records or sees_sources):
         found = ((title, opened(request, places)) for title, places in GROUPS)
         context["places"] = [(title, places) for title, places in found if places]
     return context
 
 
 # --- Calls -----------------------------------------------------------------------------------------------------------
+
+
+def _summary(days: int) -> Summary | None:
+    try:
+        return calls(*_SPANS[days])
+    except TooSlow:
+        return None
+
+
+def _latest() -> dict[str, Any]:
+    return {
+        "refusals": [_refusal(record) for record in latest_refusals(_ROWS)],
+        "refusals_url": records(decision="deny"),
+        "changes": [_change(record) for record in latest_changes(_ROWS)],
+        "changes_url": records(kind="config"),
+    }
 
 
 def _activity(request: HttpRequest, summary: Summary, days: int) -> dict[str, Any]:
@@ -53,10 +71,6 @@ def _activity(request: HttpRequest, summary: Summary, days: int) -> dict[str, An
         "figures": _figures(summary),
         "chart": chart_of(summary, days),
         "tools": [_tool(usage, summary) for usage in summary.tools[:_ROWS]],
-        "denials": [_denial(record) for record in latest_denials(_ROWS)],
-        "denials_url": records(decision="deny"),
-        "changes": [_change(record) for record in latest_changes(_ROWS)],
-        "changes_url": records(kind="config"),
         "steps": steps_for(request) if quiet and not anything_called() else [],
     }
 
@@ -81,23 +95,26 @@ class Figure:
 
 def _figures(summary: Summary) -> list[Figure]:
     parts, since = summary.parts, summary.since
+    every = records(since, result="any")
     return [
-        Figure("Calls", f"{parts.total:,}", f"{share(parts.ok, parts.total)} succeeded", records(since)),
-        Figure(
-            "Denied",
-            f"{parts.denied:,}",
-            f"{share(parts.denied, parts.total)} of all calls",
-            records(since, decision="deny"),
-            "denied" if parts.denied else "",
-        ),
+        Figure("Calls", f"{parts.total:,}", f"{share(parts.ok, parts.total)} carried out", every),
         Figure(
             "Failed",
             f"{parts.failed:,}",
             f"{share(parts.failed, parts.total)} of all calls",
-            records(since, decision="allow"),
+            records(since, result="failed"),
             "failed" if parts.failed else "",
         ),
-        Figure("Latency, p95", duration(summary.p95_us), f"median {duration(summary.p50_us)}", records(since)),
+        Figure(
+            "Refused",
+            f"{parts.refused:,}",
+            f"{share(parts.refused, parts.total)} of all calls",
+            records(since, result="refused"),
+            "refused" if parts.refused else "",
+        ),
+        Figure(
+            "Latency, p95", duration(summary.p95_us), f"median {duration(summary.p50_us)}", records(since, result="any")
+        ),
     ]
 
 
@@ -130,8 +147,8 @@ class Column:
     bar: Bar
     heights: tuple[tuple[str, float], ...]
     ok: str
-    denied: str
     failed: str
+    refused: str
     said: str
     label: str
     url: str
@@ -161,13 +178,13 @@ def axis(most: int) -> list[int]:
 
 def _column(bar: Bar, top: int, days: int) -> Column:
     parts = bar.parts
-    heights = tuple((name, 100 * getattr(parts, name) / top) for name in ("ok", "denied", "failed"))
+    heights = tuple((name, 100 * getattr(parts, name) / top) for name in ("ok", "failed", "refused"))
     when = f"{bar.start:%a %H:%M} to {bar.end:%H:%M}"
-    counts = (f"{parts.ok:,}", f"{parts.denied:,}", f"{parts.failed:,}")
-    said = "{}: {} succeeded, {} denied, {} failed".format(when, *counts)
+    counts = (f"{parts.ok:,}", f"{parts.failed:,}", f"{parts.refused:,}")
+    said = "{}: {} carried out, {} failed, {} refused".format(when, *counts)
     form, every = _LABELS[days]
     label = f"{bar.start:{form}}" if bar.start.hour % every == 0 else ""
-    return Column(bar, heights, *counts, said, label, records(bar.start, bar.end))
+    return Column(bar, heights, *counts, said, label, records(bar.start, bar.end, result="any"))
 
 
 # --- Tables ----------------------------------------------------------------------------------------------------------
@@ -176,10 +193,10 @@ def _column(bar: Bar, top: int, days: int) -> Column:
 def _tool(usage: Usage, summary: Summary) -> dict[str, Any]:
     most = summary.tools[0].parts.total
     url = records(summary.since, tool=usage.tool)
-    return {"usage": usage, "width": 100 * usage.parts.total / most, "url": url}
+    return {"usage": usage, "width": 100 * usage.parts.total / most, "p95": duration(usage.p95_us), "url": url}
 
 
-def _denial(record: Record) -> dict[str, Any]:
+def _refusal(record: Record) -> dict[str, Any]:
     return {"record": record, "url": _page_of(record), "what": record.tool or "Login or token"}
 
 

@@ -14,7 +14,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
-from audit.summary import denied_since
+from audit.summary import refused_since
 from tools.models import DataSource
 
 _BADGES_KEPT_SECONDS = 15
@@ -54,9 +54,10 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             Place("Roles", "badge", "access.Role"),
             Place("Grants", "key", "access.Grant"),
             Place("API tokens", "vpn_key", "access.ApiToken"),
+            Place("Ended sessions", "logout", "access.RevokedSession"),
         ),
     ),
-    ("Activity", (Place("Records", "receipt_long", "audit.Record", "denied"),)),
+    ("Activity", (Place("Records", "receipt_long", "audit.Record", "refused"),)),
     (
         "Agents",
         (
@@ -67,10 +68,7 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
     ),
     (
         "System",
-        (
-            Place("Jobs", "schedule", "procrastinate.ProcrastinateJob"),
-            Place("Ended sessions", "logout", "access.RevokedSession"),
-        ),
+        (Place("Jobs", "schedule", "procrastinate.ProcrastinateJob"),),
     ),
 )
 
@@ -109,7 +107,7 @@ def badges() -> dict[str, int]:
     found: dict[str, int] | None = cache.get("sidebar.badges")
     if found is None:
         found = {
-            "denied": denied_since(timezone.now() - timedelta(hours=1)),
+            "refused": refused_since(timezone.now() - timedelta(hours=1)),
             "failing": DataSource.objects.filter(enabled=True, check_ok=False).count(),
         }
         cache.set("sidebar.badges", found, _BADGES_KEPT_SECONDS)
@@ -124,7 +122,7 @@ def _item(title: str, icon: str, link: str) -> dict[str, Any]:
     return {"title": title, "icon": icon, "link": link, "permission": lambda request: True}
 
 
-_SAID = {"denied": "refused in the last hour", "failing": "could not be reached when last checked"}
+_SAID = {"refused": "refused in the last hour", "failing": "could not be reached when last checked"}
 
 
 def _shown(place: Place, numbers: dict[str, int]) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connections, transaction
 from django.utils import timezone
 
-from audit.filters import says, sought
+from audit import summary
+from audit.filters import RESULTS, says, sought
 from audit.models import Record
 from bench.ledger_rows import RARE_ACTOR, RARE_CODE, RARE_SOURCE, RARE_TOOL, fill
 
@@ -91,6 +93,29 @@ def test_words_and_searches_use_their_indexes():
         plan = plan_of(Record.objects.using("owner").filter(wanted).order_by("-at", "-id")[:PAGE])
         assert "to_tsvector_idx" in plan, plan
         assert rows_read(plan) <= 1_200, plan
+
+
+def explained(statement: str) -> str:
+    """The plan of one of the dashboard's questions, about a day of which other tests have no records."""
+    until = timezone.now() - timedelta(days=20)
+    values: dict[str, Any] = {"since": until - timedelta(days=1), "until": until, "step": timedelta(hours=1)}
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, TIMING) {statement}", values)
+        return "\n".join(line for (line,) in cursor.fetchall())
+
+
+@pytest.mark.usefixtures("ledger")
+@pytest.mark.parametrize("statement", [summary._BY_TIME, summary._BY_TOOL])
+def test_the_dashboard_reads_only_its_range(statement):
+    plan = explained(statement)
+    assert rows_read(plan) <= 4 * ROWS / 60, plan
+
+
+@pytest.mark.usefixtures("ledger")
+@pytest.mark.parametrize("result", list(RESULTS))
+def test_a_page_of_results_reads_little_more_than_it_shows(result):
+    plan = plan_of(Record.objects.using("owner").filter(RESULTS[result][1]).order_by("-at", "-id")[:PAGE])
+    assert rows_read(plan) <= 4_000, plan
 
 
 @pytest.mark.usefixtures("ledger")

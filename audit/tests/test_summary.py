@@ -44,7 +44,7 @@ def test_each_call_is_in_one_part():
     make_record("outcome", "upstream_timeout")
     make_record("denied", "not_granted")
     make_record("invalid", "invalid_arguments")
-    assert calls(DAY, HOUR).parts == Parts(ok=2, denied=2, failed=2)
+    assert calls(DAY, HOUR).parts == Parts(ok=2, failed=2, refused=2)
 
 
 def test_an_intent_and_what_is_no_call_are_not_counted():
@@ -61,7 +61,7 @@ def test_calls_stand_in_their_hour_and_the_present_one_is_the_last():
     found = calls(DAY, HOUR)
     assert len(found.bars) == 25
     assert found.bars[-1].start == NOW.replace(minute=0)
-    assert [bar.parts for bar in found.bars[-3:]] == [Parts(), Parts(ok=1, denied=1), Parts(ok=1)]
+    assert [bar.parts for bar in found.bars[-3:]] == [Parts(), Parts(ok=1, refused=1), Parts(ok=1)]
 
 
 def test_what_was_before_is_left_out():
@@ -94,6 +94,7 @@ def test_tools_are_listed_by_use_and_add_up_to_sources():
     make_record("denied", "unknown_tool", tool="made_up", source=None)
     found = calls(DAY, HOUR)
     assert [(each.tool, each.parts.total) for each in found.tools] == [("often", 3), ("other", 1), ("seldom", 1)]
+    assert found.tools[0].p95_us == 1000
     assert found.of_sources() == {"desk": Parts(ok=3, failed=1), "office": Parts(ok=1)}
 
 
@@ -111,6 +112,6 @@ def test_the_latest_come_first():
     make_record("denied", "not_granted", ago=HOUR, tool="before")
     make_record("denied", "unknown_tool", tool="after")
     make_record("config", "update")
-    assert [record.tool for record in summary.latest_denials(5)] == ["after", "before"]
+    assert [record.tool for record in summary.latest_refusals(5)] == ["after", "before"]
     assert [record.code for record in summary.latest_changes(5)] == ["update"]
-    assert summary.denied_since(NOW - HOUR) == 1
+    assert summary.refused_since(NOW - HOUR) == 1

@@ -8,6 +8,7 @@ from django.core.cache import cache
 from django.test import Client, RequestFactory
 
 from access.models import Grant, Role, User
+from audit import summary
 from audit.entry import Entry
 from audit.ledger import record
 from mcpsite import dashboard
@@ -37,6 +38,12 @@ def make_root() -> Client:
     return client
 
 
+def forget(client: Client) -> None:
+    """As after a while: what was counted is not kept any more. The session is."""
+    cache.clear()
+    client.force_login(User.objects.get(username="root"))
+
+
 def make_record(**values) -> None:
     call = {"kind": "call", "code": "ok", "decision": "allow", "tool": "find", "connector": "desk", "total_us": 12_000}
     record(Entry(**{**call, **values}))
@@ -48,7 +55,7 @@ def text_of(client: Client, **query: str) -> str:
     return " ".join(answer.content.decode().split())
 
 
-def test_calls_denials_and_changes_are_shown():
+def test_calls_refusals_and_changes_are_shown():
     make_record()
     make_record(kind="denied", code="not_granted", decision="deny", tool="pay", actor="emil")
     client = make_root()
@@ -63,9 +70,50 @@ def test_every_figure_leads_to_the_records():
     client = make_root()
     context = client.get(HOME).context
     urls = [figure.url for figure in context["figures"]] + [column.url for column in context["chart"].columns[-2:]]
-    urls += [each["url"] for each in context["tools"]] + [context["denials_url"], context["changes_url"]]
+    urls += [each["url"] for each in context["tools"]] + [context["refusals_url"], context["changes_url"]]
     for url in urls:
         assert client.get(url).status_code == 200, url
+
+
+def counted(client: Client) -> list[int]:
+    """Calls, failed and refused ones, as the page says; as many records are where each leads."""
+    forget(client)
+    context = client.get(HOME).context
+    said = [int(figure.value.replace(",", "")) for figure in context["figures"][:3]]
+    assert said == [client.get(figure.url).context["cl"].queryset.count() for figure in context["figures"][:3]]
+    last = context["chart"].columns[-1]
+    assert client.get(last.url).context["cl"].queryset.count() == last.bar.parts.total
+    return said
+
+
+def test_a_figure_leads_to_as_many_records_as_it_says():
+    client = make_root()
+    before = counted(client)
+    for values in (
+        {},
+        {"kind": "outcome"},
+        {"kind": "intent", "code": "intended"},
+        {"kind": "outcome", "code": "upstream_timeout"},
+        {"kind": "denied", "code": "not_granted", "decision": "deny"},
+        {"kind": "invalid", "code": "invalid_arguments", "decision": "deny"},
+        {"kind": "auth", "code": "invalid_credentials", "decision": "deny"},
+    ):
+        make_record(**values)
+    assert [now - then for now, then in zip(counted(client), before, strict=True)] == [5, 1, 2]
+
+
+def test_what_cannot_be_counted_in_time_is_said_and_the_rest_is_shown(monkeypatch):
+    make_record(kind="denied", code="not_granted", decision="deny", tool="pay")
+    DataSource.objects.create(name="office", kind="mcp")
+    monkeypatch.setattr(summary, "_BY_TIME", "SELECT pg_sleep(20)")
+    monkeypatch.setattr(summary, "_PATIENCE_MS", 50)
+    client = make_root()
+    page = text_of(client)
+    for said in ("more records in this period than can be counted", "pay", "office", "7 days"):
+        assert said in page
+    monkeypatch.undo()
+    assert "than can be counted" in text_of(client)  # and is not tried again at once
+    cache.clear()
 
 
 def test_a_failing_data_source_comes_first_with_the_reason():
@@ -145,9 +193,8 @@ def test_a_cold_page_asks_few_questions(django_assert_max_num_queries):
         make_record(tool=name)
         DataSource.objects.create(name=name, kind="mcp")
     client = make_root()
-    cache.clear()
-    client.force_login(User.objects.get(username="root"))
-    with django_assert_max_num_queries(12):
+    forget(client)
+    with django_assert_max_num_queries(16):
         client.get(HOME)
 
 
@@ -172,7 +219,7 @@ def test_the_parts_of_a_bar_fill_no_more_than_the_axis():
     make_record(kind="denied", code="not_granted", decision="deny")
     last = make_root().get(HOME).context["chart"].columns[-1]
     assert sum(height for _, height in last.heights) <= 100
-    assert last.said.endswith("1 succeeded, 1 denied, 0 failed")
+    assert last.said.endswith("1 carried out, 0 failed, 1 refused")
 
 
 def test_little_is_not_rounded_to_nothing():
