@@ -75,6 +75,8 @@ class _Public(APIView):
 class ObtainView(_Public):
     """Begin a session."""
 
+    further_problems = {"post": (401, 429)}
+
     @extend_schema(request=CredentialsSerializer, responses=PairSerializer, tags=["auth"])
     def post(self, request: Request) -> Response:
         """A pair of tokens for a user name and a password. Programs use API tokens instead."""
@@ -90,6 +92,8 @@ class ObtainView(_Public):
 
 class RefreshView(_Public):
     """Go on with a session."""
+
+    further_problems = {"post": (401,)}
 
     @extend_schema(request=RefreshSerializer, responses=PairSerializer, tags=["auth"])
     def post(self, request: Request) -> Response:
@@ -107,6 +111,8 @@ class RefreshView(_Public):
 class VerifyView(_Public):
     """Ask whether an access token is still good."""
 
+    further_problems = {"post": (401,)}
+
     @extend_schema(request=VerifySerializer, responses=OpenApiResponse(description="It is valid."), tags=["auth"])
     def post(self, request: Request) -> Response:
         """200 for a valid access token, 401 for any other."""
@@ -119,6 +125,8 @@ class VerifyView(_Public):
 
 class RevokeView(_Public):
     """End a session."""
+
+    further_problems = {"post": (401,)}
 
     @extend_schema(request=RefreshSerializer, responses=OpenApiResponse(description="It is ended."), tags=["auth"])
     def post(self, request: Request) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -65,14 +66,21 @@ class Filters(filters.DjangoFilterBackend):  # type: ignore[misc]
         known = {*_OF_EVERY_LIST, *(filterset.filters if filterset is not None else ())}
         if getattr(view, "search_fields", None):
             known.add("search")
-        if unknown := sorted(set(request.query_params) - known):
-            raise exceptions.ValidationError(
-                {
-                    name[:80]: exceptions.ErrorDetail("There is no such parameter.", code="unknown_parameter")
-                    for name in unknown
-                }
-            )
+        given = request.query_params
+        # The form of DRF's pages sends what was not filled in as well.
+        empty = (
+            [name for name in known - _OF_EVERY_LIST if given.get(name) == ""]
+            if request.accepted_renderer.format == "json"
+            else []
+        )
+        _refuse(set(given) - known, "unknown_parameter", "There is no such parameter.")
+        _refuse(empty, "empty_parameter", "Give a value, or leave the parameter out.")
         return super().filter_queryset(request, queryset, view)
+
+
+def _refuse(names: Collection[str], code: str, said: str) -> None:
+    if names:
+        raise exceptions.ValidationError({name[:80]: [exceptions.ErrorDetail(said, code)] for name in sorted(names)})
 
 
 class Search(SearchFilter):

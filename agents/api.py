@@ -288,6 +288,7 @@ class AgentViewSet(RecordedViewSet, viewsets.ModelViewSet[Agent]):
     lookup_value_regex = "[a-z0-9-]{1,40}"
     http_method_names = ["get", "post", "patch", "delete", "head", "options"]
     action_permissions = {"runs": "agents.run_agent"}
+    further_problems = {"runs": (409, 429)}
 
     def perform_update(self, serializer: Any) -> None:
         """Only by who could hold its role."""
@@ -345,6 +346,7 @@ class RunViewSet(viewsets.ReadOnlyModelViewSet[Run]):
     queryset = Run.objects.select_related("agent")
     serializer_class = RunSerializer
     permission_classes = [OwnRuns]
+    further_problems = {"cancel": (409,)}
     filterset_fields = ("status", "agent__name", "on_behalf_of", "code")
     ordering = ("-created_at", "-id")
 

@@ -14,7 +14,8 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
 from django.db import DatabaseError
 from django.http import HttpResponse
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import exceptions, serializers
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
 from rest_framework.negotiation import BaseContentNegotiation
@@ -87,17 +88,60 @@ class CallNotRepeated(exceptions.APIException):
         self.members = {"call": str(refusal.call_id)} if refusal.call_id else {}
 
 
+_TEXT = OpenApiTypes.STR
+_CALL_HEADERS = [
+    OpenApiParameter(
+        "Idempotency-Key",
+        _TEXT,
+        OpenApiParameter.HEADER,
+        description="A string in quotes: however often the call is sent under it, the tool is called once.",
+        examples=[OpenApiExample("A UUID", '"8e03978e-40d5-43e8-bc93-6894a57f9324"')],
+    ),
+    OpenApiParameter("traceparent", _TEXT, OpenApiParameter.HEADER, description="W3C trace context."),
+    OpenApiParameter(
+        "Idempotent-Replayed",
+        _TEXT,
+        OpenApiParameter.HEADER,
+        response=[200],
+        description="`true` when the answer is that of an earlier call.",
+    ),
+]
+
+
 class CallToolView(APIView):
     """Call one tool. A tool that is not granted looks as if it did not exist."""
 
     permission_classes = [IsAuthenticated]
     required_scope = Scope.TOOLS
+    further_problems = {"post": (409, 422, 429)}
+    further_headers = {
+        "RateLimit-Policy": {"schema": {"type": "string"}, "description": "Calls (`q`) per seconds (`w`)."},
+        "RateLimit": {
+            "schema": {"type": "string"},
+            "description": "Calls left (`r`), seconds until all are back (`t`).",
+        },
+    }
     _limits: dict[str, str] = {}
 
     @extend_schema(
         operation_id="tools_call",
         request=ArgumentsSerializer,
         responses={200: AnswerSerializer, 404: OpenApiResponse(description="No such tool, or it is not granted.")},
+        parameters=_CALL_HEADERS,
+        examples=[
+            OpenApiExample("A call", {"arguments": {"timezone": "Europe/Berlin"}}, request_only=True),
+            OpenApiExample(
+                "Its answer",
+                {
+                    "record": "01a20766-a1d4-7553-b427-cd96665a9a88",
+                    "call": "01a20766-a1c3-7691-98a6-582beacc9f40",
+                    "code": "ok",
+                    "result": {"content": [{"type": "text", "text": "08:51"}], "isError": False},
+                },
+                response_only=True,
+                status_codes=["200"],
+            ),
+        ],
     )
     def post(self, request: Request, name: str) -> Response:
         """Enter the pipeline with the arguments of the body."""

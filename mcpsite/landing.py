@@ -49,3 +49,9 @@ def _json(places: list[dict[str, str]], mcp: str) -> HttpResponse:
 def _page(request: HttpRequest, places: list[dict[str, str]], mcp: str) -> HttpResponse:
     context = {"name": NAME, "description": DESCRIPTION, "places": places, "mcp": mcp}
     return render(request, "landing.html", context)
+
+
+@require_safe
+def api_docs(request: HttpRequest) -> HttpResponse:
+    """The REST API to try out (Swagger UI), or with `?read` to read (Redoc). Both come from this site."""
+    return render(request, "api_docs.html", {"reading": "read" in request.GET})

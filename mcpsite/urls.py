@@ -5,12 +5,10 @@ from __future__ import annotations
 from django.contrib import admin
 from django.contrib.auth.decorators import login_required
 from django.urls import include, path
-from django.views.generic import TemplateView
 from drf_spectacular.views import SpectacularAPIView
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.routers import APIRootView, DefaultRouter
 
-import access.openapi  # noqa: F401 - registers
 from access import api as access_api
 from access import pages, user_api
 from agents import api as agents_api
@@ -67,7 +65,7 @@ urlpatterns = [
     path("admin/search/", admin.site.admin_view(palette.search)),
     path("admin/", admin.site.urls),
     path("api/v1/", include(api)),
-    path("api/docs/", login_required(TemplateView.as_view(template_name="api_docs.html")), name="api-docs"),
+    path("api/docs/", login_required(landing.api_docs), name="api-docs"),
     path("metrics", MetricsView.as_view(), name="metrics"),
     path("health", health.health, name="health"),
     path("livez", health.livez, name="livez"),
