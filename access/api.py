@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib.auth.models import Permission
 from django.db import transaction
 from django.db.models import QuerySet
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework import exceptions, serializers, viewsets
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
@@ -77,7 +77,7 @@ class ObtainView(_Public):
 
     further_problems = {"post": (401, 429)}
 
-    @extend_schema(request=CredentialsSerializer, responses=PairSerializer, tags=["auth"])
+    @extend_schema(summary="Begin a session", request=CredentialsSerializer, responses=PairSerializer, tags=["auth"])
     def post(self, request: Request) -> Response:
         """A pair of tokens for a user name and a password. Programs use API tokens instead."""
         given = self.body(request, CredentialsSerializer)
@@ -95,7 +95,7 @@ class RefreshView(_Public):
 
     further_problems = {"post": (401,)}
 
-    @extend_schema(request=RefreshSerializer, responses=PairSerializer, tags=["auth"])
+    @extend_schema(summary="Go on with a session", request=RefreshSerializer, responses=PairSerializer, tags=["auth"])
     def post(self, request: Request) -> Response:
         """A new pair for a refresh token, which is thereby used up. Using it again ends the session."""
         try:
@@ -113,7 +113,12 @@ class VerifyView(_Public):
 
     further_problems = {"post": (401,)}
 
-    @extend_schema(request=VerifySerializer, responses=OpenApiResponse(description="It is valid."), tags=["auth"])
+    @extend_schema(
+        summary="Check an access token",
+        request=VerifySerializer,
+        responses=OpenApiResponse(description="It is valid."),
+        tags=["auth"],
+    )
     def post(self, request: Request) -> Response:
         """200 for a valid access token, 401 for any other."""
         try:
@@ -128,7 +133,12 @@ class RevokeView(_Public):
 
     further_problems = {"post": (401,)}
 
-    @extend_schema(request=RefreshSerializer, responses=OpenApiResponse(description="It is ended."), tags=["auth"])
+    @extend_schema(
+        summary="End a session",
+        request=RefreshSerializer,
+        responses=OpenApiResponse(description="It is ended."),
+        tags=["auth"],
+    )
     def post(self, request: Request) -> Response:
         """Refuse the session of this refresh token from now on, with every access token of it."""
         try:
@@ -274,6 +284,7 @@ class IssuedTokenSerializer(TokenSerializer):
         fields = (*TokenSerializer.Meta.fields, "secret")  # type: ignore[assignment]
 
 
+@extend_schema_view(destroy=extend_schema(summary="Revoke an API token"))
 class TokenViewSet(Guarded, viewsets.ReadOnlyModelViewSet[ApiToken]):
     """Make, list and revoke API tokens. Deleting one revokes it: what it did stays explained."""
 

@@ -73,12 +73,12 @@ class Filters(filters.DjangoFilterBackend):  # type: ignore[misc]
             if request.accepted_renderer.format == "json"
             else []
         )
-        _refuse(set(given) - known, "unknown_parameter", "There is no such parameter.")
-        _refuse(empty, "empty_parameter", "Give a value, or leave the parameter out.")
+        _refuse_parameters(set(given) - known, "unknown_parameter", "There is no such parameter.")
+        _refuse_parameters(empty, "empty_parameter", "Give a value, or leave the parameter out.")
         return super().filter_queryset(request, queryset, view)
 
 
-def _refuse(names: Collection[str], code: str, said: str) -> None:
+def _refuse_parameters(names: Collection[str], code: str, said: str) -> None:
     if names:
         raise exceptions.ValidationError({name[:80]: [exceptions.ErrorDetail(said, code)] for name in sorted(names)})
 

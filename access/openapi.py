@@ -57,6 +57,22 @@ _SAID = {
     "502": "The data source outside did not do what was asked.",
     "503": "PostgreSQL, the ledger or the policy is away: wait for `Retry-After`.",
 }
+_SUMMARIES = {
+    "list": "List {name}s",
+    "retrieve": "Show one {name}",
+    "create": "Make {article} {name}",
+    "update": "Replace {article} {name}",
+    "partial_update": "Change {article} {name}",
+    "destroy": "Delete {article} {name}",
+}
+# Where Django's name of a model is not what people say here.
+_NAMES = {
+    "tools.DataSource": "data source",
+    "access.ApiToken": "API token",
+    "access.ServiceAccount": "service account",
+    "agents.ModelProvider": "model provider",
+    "audit.Record": "ledger record",
+}
 _TEXT = {"type": "string"}
 _REQUEST_ID = {
     "X-Request-Id": {"schema": _TEXT, "required": True, "description": "Stands in the records of the request as well."}
@@ -122,8 +138,21 @@ class Schema(AutoSchema):
         operation.setdefault("parameters", []).extend(self._conditions())
         return operation
 
+    def get_summary(self) -> str | None:
+        """What the operation does, in a few words."""
+        given = super().get_summary()
+        model = getattr(getattr(self.view, "queryset", None), "model", None)
+        if given or model is None or self._action not in _SUMMARIES:
+            return given or self._first_sentence()
+        name = _NAMES.get(model._meta.label, model._meta.verbose_name)
+        return _SUMMARIES[self._action].format(name=name, article="an" if name[0].lower() in "aeio" else "a")
+
+    def _first_sentence(self) -> str | None:
+        said = (self.get_description() or "").strip().partition("\n")[0]
+        return said.partition(". ")[0].rstrip(".") or None
+
     def _insert_field_validators(self, field: Any, schema: dict[str, Any]) -> None:
-        super()._insert_field_validators(field, schema)
+        super()._insert_field_validators(field, schema)  # type: ignore[no-untyped-call]
         if {"type": "string", "maxLength": 0} in schema.get("oneOf", ()):
             schema["anyOf"] = schema.pop("oneOf")  # the pattern may allow what is empty as well
 

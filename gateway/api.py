@@ -125,6 +125,7 @@ class CallToolView(APIView):
 
     @extend_schema(
         operation_id="tools_call",
+        summary="Call a tool",
         request=ArgumentsSerializer,
         responses={200: AnswerSerializer, 404: OpenApiResponse(description="No such tool, or it is not granted.")},
         parameters=_CALL_HEADERS,

@@ -121,7 +121,7 @@ class DataSourceViewSet(RecordedViewSet, viewsets.ModelViewSet[DataSource]):
     ordering = ("name",)
     ordering_fields = ("created_at", "updated_at")
     action_permissions = {"test": "tools.sync_datasource", "sync": "tools.sync_datasource"}
-    further_problems = {"sync": (502,)}
+    further_problems = {"sync": (409, 502)}
 
     @extend_schema(request=None, responses=CheckSerializer)
     @action(detail=True, methods=["post"])

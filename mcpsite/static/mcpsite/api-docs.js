@@ -2,7 +2,18 @@
 
 const place = document.getElementById("api-docs");
 
+// Redoc shows a picture from its makers' server; the site's policy forbids to load it, and this spares the try.
+function keepToThisSite() {
+  const set = HTMLImageElement.prototype.setAttribute;
+  HTMLImageElement.prototype.setAttribute = function (name, value) {
+    if (name !== "src" || new URL(value, location).origin === location.origin) {
+      set.call(this, name, value);
+    }
+  };
+}
+
 function read() {
+  keepToThisSite();
   Redoc.init(
     place.dataset.schema,
     {
