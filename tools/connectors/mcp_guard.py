@@ -81,6 +81,7 @@ def _let_go_of_pipes() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
+    os.closerange(3, 65536)  # uvloop hands each pipe down twice
 
 
 def _wait(server: int) -> int:
@@ -125,6 +126,7 @@ def _end_all(server: int) -> None:
         _reaped(server)
         left = _descendants(os.getpid())
         if not left:
+            _reaped(server)  # those that have ended meanwhile
             return
         for pid in left:
             _kill(pid)

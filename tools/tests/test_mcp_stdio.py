@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from django.conf import settings as django_settings
 
 from tools.configuration import Refused, configure
@@ -644,13 +645,28 @@ async def test_children_of_a_server_that_dies_end_with_it(connect: Connect):
     await until(lambda: not [pid for pid in family if lives(pid)], 4)
 
 
+@pytest.mark.parametrize("make_loop", [None, uvloop.new_event_loop])
+def test_a_server_that_closes_its_output_is_found_out_at_once_under_either_event_loop(settings, make_loop):
+    async def main() -> ConnectorError:
+        connector = McpStdioConnector(Source(uuid.uuid4(), "local", McpStdioOptions(launcher="test"), 10), Egress())
+        try:
+            return await failure(call(connector, seconds=5))
+        finally:
+            await connector.close()
+
+    closing = little("for m in messages():\n    os.close(1)\n    time.sleep(60)\n")
+    settings.MCP_LAUNCHERS = {"test": closing}
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        assert "closed its input or output" in str(runner.run(main()))
+
+
 async def test_a_server_that_will_not_end_is_killed(connect: Connect):
     connector = connect(f"signal.signal(signal.SIGTERM, signal.SIG_IGN)\n{ECHO}\nwhile True: time.sleep(1)")
     await call(connector)
     server, began = server_of(connector), time.monotonic()
     await connector.close()
     assert time.monotonic() - began < 5
-    assert not lives(server)
+    assert not there(f"/proc/{server}")  # nor does a zombie of it stay for whoever has process number 1
 
 
 async def test_a_polite_server_is_given_the_time_to_end_by_itself(connect: Connect, tmp_path):
