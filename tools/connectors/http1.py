@@ -30,27 +30,31 @@ _DIAL_SECONDS = 2.0
 class ConnectionBroken(ConnectorError):
     """The connection ended, or what came over it is not HTTP, before the answer was complete."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "upstream_unavailable", "The connection to the upstream broke before it answered.", retryable=True
-        )
+    def __init__(self, *, sent: bool = True) -> None:
+        said = "The connection to the upstream broke before it answered."
+        super().__init__("upstream_unavailable", said, retryable=True, sent=sent)
 
 
 class Response:
     """One answer: `headers` by names in lower case, and the whole `body`, or the `stream` of events in its place."""
 
-    __slots__ = ("body", "headers", "status", "stream")
+    __slots__ = ("_connection", "body", "headers", "status", "stream")
 
-    def __init__(self, status: int, headers: dict[str, str], body: bytes, stream: Stream | None = None) -> None:
+    def __init__(self, status: int, headers: dict[str, str], body: bytes, connection: _Connection) -> None:
         self.status = status
         self.headers = headers
         self.body = body
-        self.stream = stream
+        self.stream: Stream | None = None
+        self._connection = connection
 
     @property
     def content_type(self) -> str:
         """The media type, without parameters."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def distrust(self) -> None:
+        """Say that it is not the answer to the request: then what comes next over its connection is not one either."""
+        self._connection.retire()
 
 
 class Stream(Protocol):
@@ -61,6 +65,9 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Keep the connection if the stream is at its end, and else close it."""
+
+    def abort(self) -> None:
+        """Close the connection."""
 
     @property
     def is_complete(self) -> bool:
@@ -181,8 +188,9 @@ class _Connection(asyncio.Protocol):
     def __init__(self, client: HttpClient) -> None:
         self._client = client
         self._loop = asyncio.get_running_loop()
-        self._lost = False
-        self._busy = False
+        self._lost = self._retired = False
+        # Of the exchange under way, until its connection is given back.
+        self._answer: asyncio.Future[Response] | None = None
         self._idle_since = 0.0
 
     # --- The exchange -------------------------------------------------------------------------------------------------
@@ -191,29 +199,30 @@ class _Connection(asyncio.Protocol):
         """Write a request and wait for its answer, which is the end of it unless that is a stream."""
         if self._lost:
             self.abort()
-            raise ConnectionBroken
+            raise ConnectionBroken(sent=False)
         self._parser = HttpResponseParser(self)
         self._status = self._head_size = self._untold = self._size = 0
         self._headers: dict[str, str] = {}
-        self._chunks: list[bytes] = []
+        self._body = bytearray()
         self._complete = self._in_body = False
         self._error: ConnectorError | None = None
         self._more: asyncio.Future[None] | None = None
-        self._answer: asyncio.Future[Response] = self._loop.create_future()
-        self._busy = True
+        self._answer = answer = self._loop.create_future()
         self._transport.write(data)
         try:
-            return await self._answer
+            return await answer
         except BaseException:
-            self.abort()
+            # Cancelled just when the answer came, it may be another one's already.
+            if self._answer is answer:
+                self.close()
             raise
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """See `Stream.chunks`."""
         while True:
-            if self._chunks:
-                chunk = b"".join(self._chunks)
-                self._chunks.clear()
+            if self._body:
+                chunk = bytes(self._body)
+                self._body.clear()
                 yield chunk
             elif self._complete:
                 return
@@ -230,9 +239,15 @@ class _Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """The exchange is over: give the connection back, or end it where more could come."""
-        self._busy = False
+        self._answer = None
         self._idle_since = self._loop.time()
         self._client.released(self, self._complete and not self._lost and self._keep)
+
+    def retire(self) -> None:
+        """Begin no other exchange on it."""
+        self._retired = True
+        if self._answer is None:
+            self.abort()
 
     def is_usable(self) -> bool:
         """Whether another exchange can begin on it."""
@@ -252,7 +267,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; what nobody asked for ends the connection."""
-        if not self._busy:
+        if self._answer is None:
             self.abort()
             return
         self._told = False
@@ -265,10 +280,16 @@ class _Connection(asyncio.Protocol):
         if self._untold > _HEAD_LIMIT:
             self._fail(ConnectionBroken())
 
+    def eof_received(self) -> None:
+        """The transport closes itself now: what is written from here on is lost."""
+        self._lost = True
+
     def connection_lost(self, error: Exception | None) -> None:
         """The end: of the body, where nothing else tells it (RFC 9112, section 6.3), or a failure."""
         self._lost = True
-        if not self._busy or self._complete:
+        # It holds us as we hold it: the body would stay until the collector comes.
+        vars(self).pop("_parser", None)
+        if self._answer is None or self._complete:
             return
         told = "content-length" in self._headers or "transfer-encoding" in self._headers
         if self._in_body and not told and error is None:
@@ -300,7 +321,9 @@ class _Connection(asyncio.Protocol):
             return
         self._in_body = True
         if self._status < 300 and self._headers.get("content-type", "").lower().startswith("text/event-stream"):
-            self._resolve(Response(self._status, self._headers, b"", self))
+            response = Response(self._status, self._headers, b"", self)
+            response.stream = self
+            self._resolve(response)
         elif (length := self._headers.get("content-length", "")).isdecimal() and len(length) < 19:
             self._measure(int(length))
 
@@ -310,24 +333,25 @@ class _Connection(asyncio.Protocol):
             self._size += len(data)
             self._told = True
             self._measure(self._size)
-            self._chunks.append(data)
+            self._body += data
             self._wake()
 
     def on_message_complete(self) -> None:
         """Hand the answer over and be free for the next request."""
         if not self._in_body or self._error is not None:
             return
-        self._keep = not self._lost and self._parser.should_keep_alive()
+        self._keep = not self._lost and not self._retired and self._parser.should_keep_alive()
         self._complete = True
         self._wake()
-        if not self._answer.done():
-            self._resolve(Response(self._status, self._headers, b"".join(self._chunks)))
+        if self._answer is not None and not self._answer.done():
+            self._resolve(Response(self._status, self._headers, bytes(self._body), self))
+            self._body.clear()
             self.close()
 
     # --- Outcomes -----------------------------------------------------------------------------------------------------
 
     def _resolve(self, response: Response) -> None:
-        if not self._answer.done():
+        if self._answer is not None and not self._answer.done():
             self._answer.set_result(response)
 
     def _measure(self, size: int) -> None:
@@ -338,9 +362,9 @@ class _Connection(asyncio.Protocol):
         if self._complete or self._error is not None:
             return
         self._error = error
-        self._chunks.clear()
+        self._body.clear()
         self._wake()
-        if not self._answer.done():
+        if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
         self._transport.abort()
 

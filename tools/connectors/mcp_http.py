@@ -88,6 +88,7 @@ class Upstream:
         if response.status >= 300 and not (answer and "error" in answer):
             raise _http_error(response.status)
         if answer is None or not _answers(answer, identifier):
+            response.distrust()
             raise ConnectorError("bad_upstream_answer", "The upstream's answer is not the JSON-RPC answer to the call.")
         return answer
 
@@ -95,7 +96,7 @@ class Upstream:
         try:
             answer = {} if identifier is None else await self._found(stream, identifier, greeting)
         except BaseException:
-            stream.close()
+            stream.abort()
             raise
         # A stream ends a little after its answer: without waiting for that the connection would be lost.
         if stream.is_complete:

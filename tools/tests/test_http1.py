@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from tools import egress as egress_module
 from tools.connectors import http1, limits
 from tools.connectors.base import ConnectorError
-from tools.connectors.http1 import HttpClient, Response
+from tools.connectors.http1 import HttpClient, Response, Stream
 from tools.egress import Egress, Rule
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -64,6 +67,26 @@ async def served(server: Handler, limit: int = 4, host: str = "127.0.0.1") -> As
         await client.close()
         listener.close()
         await asyncio.wait_for(asyncio.gather(*tasks), 5)
+
+
+def hangs_up(server: Handler) -> Handler:
+    """The server, without the errors of a connection that ends."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await server(reader, writer)
+
+    return answer
+
+
+@asynccontextmanager
+async def without_collector() -> AsyncIterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 async def post(client: HttpClient, **headers: str) -> Response:
@@ -205,6 +228,82 @@ async def test_a_cancelled_request_gives_its_place_back(when):
         assert (await other).body == b"ok"
         assert (await post(client)).body == b"ok"
         assert cancelled.cancelled()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_request_cancelled_just_as_its_answer_comes_leaves_the_next_one_alone(turns):
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        if not writers:
+            writers.append(writer)
+            asked.set()
+            await reader.readuntil(b"{}")
+        writer.write(OK)
+        await reader.read()
+
+    writers: list[asyncio.StreamWriter] = []
+    asked = asyncio.Event()
+    async with served(hangs_up(answer)) as client:
+        first = asyncio.create_task(post(client))
+        await asked.wait()
+        writers[0].write(OK)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        first.cancel()
+        assert (await post(client)).body == b"ok"
+
+
+async def test_nothing_is_written_to_a_connection_that_the_server_has_just_closed():
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sockets.append(writer.get_extra_info("socket"))
+        while await reader.readuntil(b"{}"):
+            writer.write(OK)
+
+    async def outcome(turns: int) -> str:
+        """Of a request so many turns of the event loop after the end of its connection."""
+        await post(client)
+        sockets[-1].shutdown(socket.SHUT_RDWR)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        try:
+            return (await post(client)).body.decode()
+        except ConnectorError:
+            return "broken"
+
+    sockets: list[Any] = []
+    async with served(hangs_up(answer)) as client:
+        # In the first two the event loop has not seen the end yet.
+        assert [await outcome(turns) for turns in range(5)] == ["broken", "broken", "ok", "ok", "ok"]
+
+
+async def test_nothing_of_an_answer_is_kept_when_its_connection_ends():
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1000000\r\n\r\n" + b"a" * 1_000_000
+    stream = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + b"a" * 1_000_000
+    server = Raw(*[answer, stream] * 10)
+    async with served(server) as client, without_collector():
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                assert len((await post(client)).body) == 1_000_000
+                events = cast(Stream, (await post(client)).stream)
+                await anext(events.chunks())
+                events.close()
+                del events
+            await asyncio.sleep(0.05)
+            assert tracemalloc.get_traced_memory()[0] < 5_000_000
+        finally:
+            tracemalloc.stop()
+
+
+async def test_an_answer_in_tiny_pieces_takes_no_more_memory_than_in_one():
+    pieces = b"2\r\nab\r\n" * 500_000
+    async with served(Raw(CHUNKED + pieces + b"0\r\n\r\n")) as client:
+        tracemalloc.start()
+        try:
+            assert len((await post(client)).body) == 1_000_000
+            assert tracemalloc.get_traced_memory()[1] < 15_000_000
+        finally:
+            tracemalloc.stop()
 
 
 async def test_idle_connections_are_closed(monkeypatch):

@@ -7,7 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 import orjson
@@ -965,6 +965,32 @@ async def test_a_version_that_is_no_longer_spoken_is_greeted_anew(connect):
         upstream.answer = answer_ok
         await call(connector)
     assert upstream.count("server/discover") == 2
+
+
+async def test_a_server_that_answers_once_too_often_does_not_stay_one_answer_behind(connect):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        due: list[bytes] = []
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+                message = orjson.loads(await reader.readexactly(length))
+                found = {"supportedVersions": ["2026-07-28"], "content": []}
+                body = orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "result": found})
+                answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + (
+                    b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+                )
+                # The first answer comes again in the place of the second one, and so on.
+                due += [answer] if due or seen else [answer, answer]
+                seen.append(answer)
+                writer.write(due.pop(0))
+        writer.close()
+
+    seen: list[bytes] = []
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        connector = connect(server.sockets[0].getsockname()[1])
+        assert (await failure(call(connector))).code == "bad_upstream_answer"
+        assert [(await call(connector))["content"] for _ in range(3)] == [[]] * 3
 
 
 @asynccontextmanager
