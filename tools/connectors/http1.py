@@ -207,7 +207,8 @@ class _Connection(asyncio.Protocol):
         self._complete = self._in_body = False
         self._error: ConnectorError | None = None
         self._more: asyncio.Future[None] | None = None
-        self._answer = answer = self._loop.create_future()
+        answer: asyncio.Future[Response] = self._loop.create_future()
+        self._answer = answer
         self._transport.write(data)
         try:
             return await answer

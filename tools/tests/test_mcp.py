@@ -970,6 +970,7 @@ async def test_a_version_that_is_no_longer_spoken_is_greeted_anew(connect):
 async def test_a_server_that_answers_once_too_often_does_not_stay_one_answer_behind(connect):
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         due: list[bytes] = []
+        tasks.append(asyncio.current_task())
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = int(head.lower().partition(b"content-length: ")[2].split()[0])
@@ -984,13 +985,18 @@ async def test_a_server_that_answers_once_too_often_does_not_stay_one_answer_beh
                 seen.append(answer)
                 writer.write(due.pop(0))
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     seen: list[bytes] = []
+    tasks: list[Any] = []
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         connector = connect(server.sockets[0].getsockname()[1])
         assert (await failure(call(connector))).code == "bad_upstream_answer"
         assert [(await call(connector))["content"] for _ in range(3)] == [[]] * 3
+        await connector.close()
+        await asyncio.gather(*tasks)
 
 
 @asynccontextmanager
