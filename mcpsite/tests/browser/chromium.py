@@ -93,6 +93,7 @@ class Visitor:
         """No complaint so far, no serious fault of accessibility in light or dark, and no sideways scrolling."""
         assert not self.complaints, "\n".join(self.complaints)
         self.page.wait_for_load_state("networkidle")
+        self.page.wait_for_function("!document.querySelector('[aria-busy=true]')")
         for scheme in ("light", "dark"):
             self.page.evaluate("dark => document.documentElement.classList.toggle('dark', dark)", scheme == "dark")
             found = faults(self.page, *(["color-contrast"] if scheme == "dark" else []))

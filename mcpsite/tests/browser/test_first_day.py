@@ -19,8 +19,9 @@ def test_from_the_first_login_to_the_record_of_a_call(browser: Browser, demo_sit
     logs_in(admin)
     adds_a_data_source(admin)
     checks_and_synchronises_it(admin)
-    tries_a_tool(admin)
+    tries_a_tool_that_is_not_granted(admin)
     grants_it_to_a_new_role(admin)
+    tries_it_as_the_role(admin)
     gives_the_role_to_a_program(admin)
     token = issues_a_token(admin)
     record = calls_with(demo_site, token)
@@ -61,7 +62,7 @@ def checks_and_synchronises_it(admin: Visitor) -> None:
     admin.looks_right()
 
 
-def tries_a_tool(admin: Visitor) -> None:
+def tries_a_tool_that_is_not_granted(admin: Visitor) -> None:
     page = admin.page
     admin.open(f"/admin/tools/tool/?q={TOOL}")
     page.get_by_role("link", name=TOOL).click()
@@ -80,9 +81,25 @@ def grants_it_to_a_new_role(admin: Visitor) -> None:
     page.get_by_label("Name").fill("clockwatcher")
     page.get_by_role("link", name="Add another Grant").click()
     admin.choose("grants-0-tool", TOOL)
+    preview = page.get_by_role("region", name="Tools that can be called")
+    expect(preview.get_by_role("link", name=TOOL)).to_be_visible()
     admin.looks_right()
     page.get_by_role("button", name="Save and continue editing").click()
-    expect(page.get_by_role("cell", name=TOOL, exact=True)).to_be_visible()
+    expect(page.get_by_text("was added successfully")).to_be_visible()
+    expect(preview.get_by_role("link", name=TOOL)).to_be_visible()
+    admin.looks_right()
+
+
+def tries_it_as_the_role(admin: Visitor) -> None:
+    page = admin.page
+    admin.open(f"/admin/tools/tool/?q={TOOL}")
+    page.get_by_role("link", name=TOOL).click()
+    page.get_by_role("link", name="Try").click()
+    page.get_by_label("With whose rights").select_option(label="The role clockwatcher")
+    page.get_by_label("timezone").fill("Europe/Berlin")
+    page.get_by_role("button", name="Call").last.click()
+    expect(page.get_by_role("heading", name="Called")).to_be_visible()
+    expect(page.get_by_role("region", name="Result")).to_contain_text("Europe/Berlin")
     admin.looks_right()
 
 
@@ -93,7 +110,7 @@ def gives_the_role_to_a_program(admin: Visitor) -> None:
     page.locator("[name=groups_old]").select_option(label="clockwatcher")
     page.get_by_role("button", name="Choose selected roles").click()
     page.get_by_role("button", name="Save and continue editing").click()
-    expect(page.get_by_role("cell", name=TOOL, exact=True)).to_be_visible()
+    expect(page.get_by_text(TOOL, exact=True).first).to_be_visible()
     admin.looks_right()
 
 
