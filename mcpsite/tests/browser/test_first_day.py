@@ -95,7 +95,7 @@ def tries_it_as_the_role(admin: Visitor) -> None:
     admin.open(f"/admin/tools/tool/?q={TOOL}")
     page.get_by_role("link", name=TOOL).click()
     page.get_by_role("link", name="Try").click()
-    page.get_by_label("With whose rights").select_option(label="The role clockwatcher")
+    page.get_by_role("combobox", name="With whose rights").select_option(label="The role clockwatcher")
     page.get_by_label("timezone").fill("Europe/Berlin")
     page.get_by_role("button", name="Call").last.click()
     expect(page.get_by_role("heading", name="Called")).to_be_visible()
