@@ -8,7 +8,7 @@ PIP_COMPILE := $(BIN)/python -m piptools compile --quiet --generate-hashes --str
 ARGS ?=
 CLIENTS := mcpsite/tests/clients
 
-.PHONY: run test check lock bench clean
+.PHONY: run test check lock bench screenshots clean
 
 # Everything, as one process tree, from a bare machine. exec: Ctrl-C reaches it once, and so does make's SIGTERM.
 run: .venv/.installed
@@ -41,6 +41,10 @@ lock: .venv/.installed-dev
 
 bench: .venv/.installed-dev
 	@exec $(BIN)/python -m bench $(ARGS)
+
+# The pictures of the guides, all or those that are named: make screenshots ARGS="dashboard records"
+screenshots: .venv/.installed-dev
+	@exec $(BIN)/python -m mcpsite.tests.browser.screenshots $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* $(CLIENTS)/node_modules .pytest_cache .mypy_cache .ruff_cache staticfiles

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +47,9 @@ class Site:
         return found[0]
 
 
-@pytest.fixture(scope="session")
-def demo_site() -> Iterator[Site]:
-    """Started once, as `make run` does it; tests may add to it, and take nothing away."""
+@contextmanager
+def running_site() -> Iterator[Site]:
+    """Started as `make run` does it, in a directory of its own that is thrown away."""
     with tempfile.TemporaryDirectory(prefix="mcpsite-site-") as folder:
         up = Up(Path(folder), "--demo", "--workers", "1")
         try:
@@ -59,3 +60,10 @@ def demo_site() -> Iterator[Site]:
         finally:
             if not up.ended:
                 up.stop()
+
+
+@pytest.fixture(scope="session")
+def demo_site() -> Iterator[Site]:
+    """Started once; tests may add to it, and take nothing away."""
+    with running_site() as site:
+        yield site
