@@ -171,7 +171,7 @@ def make_a_token(visitor: Visitor) -> None:
 def run_an_agent(visitor: Visitor) -> None:
     """The demo's agent, with its steps."""
     page = visitor.page
-    follow("#result_list th a, #result_list a")(visitor)
+    follow("#result_list a:text-is('support-triage')")(visitor)
     page.get_by_role("link", name=re.compile(r"\bRun$")).click()
     page.get_by_label("What shall it do?").fill("A customer asks where order SO-100042 is.")
     page.get_by_role("button", name="Run").click()

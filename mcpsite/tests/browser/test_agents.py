@@ -12,7 +12,7 @@ from mcpsite.tests.browser.chromium import Visitor
 def test_an_agent_takes_its_steps_on_the_page(admin: Visitor) -> None:
     page = admin.page
     admin.open("/admin/agents/agent/")
-    page.locator("#result_list a").first.click()
+    page.get_by_role("link", name="support-triage").click()
     admin.looks_right()
     page.get_by_role("link", name=re.compile(r"\bRun$")).click()
     page.get_by_label("What shall it do?").fill("Where is order SO-100042?")
