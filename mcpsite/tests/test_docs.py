@@ -22,6 +22,7 @@ from rest_framework.schemas.generators import EndpointEnumerator
 from audit.codes import MEANINGS
 from mcpsite import env
 from mcpsite.management.commands.settings_reference import BEGIN, COMPOSE, END, page, variables
+from mcpsite.tests.browser.screenshots import PICTURES
 from mcpsite.tests.containers import compose
 from mcpsite.tests.test_layers import files, tree
 from tools.connectors.registry import kinds
@@ -330,6 +331,13 @@ def test_relative_links_lead_somewhere(page):
         target = (page.parent / unquote(place)).resolve() if place else page
         assert target.exists(), f"{page.name} links to {link}"
         assert not anchor or anchor in anchors(target), f"{page.name} links to {link}: there is no such heading"
+
+
+def test_every_picture_is_made_by_the_command_and_shown():
+    kept = {path.stem for path in (DOCS / "images").glob("*.png")}
+    assert kept == {picture.name for picture in PICTURES}
+    shown = {name for page in pages() for name in re.findall(r"images/([\w-]+)\.png\)", page.read_text("utf-8"))}
+    assert kept == shown
 
 
 def test_every_page_is_in_the_index():
