@@ -6,6 +6,8 @@ import asyncio
 import logging
 import uuid
 
+from django.conf import settings
+
 from access.snapshot import Snapshot, SourceEntry, ToolEntry
 from tools.connectors.base import Connector
 from tools.connectors.registry import connector_class
@@ -13,8 +15,8 @@ from tools.egress import Egress
 
 logger = logging.getLogger("gateway.sources")
 
-# A call that still uses a connector that was replaced has this long to finish.
-_GRACE_SECONDS = 60.0
+# A call that still uses a connector that was replaced may finish: no call takes longer.
+_GRACE_SECONDS = settings.CALL_TIMEOUT_SECONDS + 5.0
 
 
 class Connectors:
