@@ -86,7 +86,10 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _told(what: str, error: BaseException, provider: ModelProvider) -> str:
-    reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+    """The server wrote the reason: no key in it, also none that is cut, and nothing that cannot be stored or shown."""
+    reason = str(error)
     if key := api_key_of(provider):
         reason = reason.replace(key, "…")
-    return f"{what}: {reason}"
+    words = " ".join(reason.split())[:_LONGEST_REASON]
+    shown = "".join(each if each.isprintable() else "�" for each in words)
+    return f"{what}: {shown or type(error).__name__}"

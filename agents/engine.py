@@ -18,7 +18,7 @@ from langchain.agents.middleware import (
 )
 from langchain.agents.middleware.model_call_limit import ModelCallLimitExceededError
 from langchain.agents.middleware.tool_call_limit import ToolCallLimitExceededError
-from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
 from agents.chat_models import chat_model, failure_of
@@ -32,6 +32,8 @@ from tools.egress import Egress
 _TOOLS_AT_ONCE = 4
 # Characters of a token, where a provider does not count.
 _CHARACTERS = 4
+# What a step can hold; who claims more has passed every limit.
+_MOST_TOKENS = 2**31 - 1
 
 
 class Asking(AgentMiddleware[Any, Any, Any]):
@@ -42,6 +44,8 @@ class Asking(AgentMiddleware[Any, Any, Any]):
         self._agent = agent
         self._journal = journal
         self.began = datetime.now(UTC)
+        # Characters of the question, from which its tokens are estimated where a provider does not count.
+        self.sent = 0
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
@@ -50,6 +54,7 @@ class Asking(AgentMiddleware[Any, Any, Any]):
         if self._journal.tokens >= self._agent.max_tokens:
             raise RunFailed("token_limit", f"The run has used {self._journal.tokens} tokens: its limit is reached.")
         self.began = datetime.now(UTC)
+        self.sent = len(self._agent.instructions) + sum(map(_length, request.messages))
         try:
             return await handler(request)
         except Exception as error:
@@ -116,14 +121,24 @@ def _check_arguments(asked: dict[Any, str]) -> None:
 async def _written(message: AIMessage, asking: Asking, journal: Journal) -> None:
     text = str(message.text)
     calls = [{"id": call["id"], "tool": call["name"], "arguments": call["args"]} for call in message.tool_calls]
-    await journal.answered(text, calls, _usage(message, text), asking.began)
+    await journal.answered(text, calls, _usage(message, asking.sent), asking.began)
 
 
-def _usage(message: AIMessage, text: str) -> Usage:
+def _length(message: BaseMessage) -> int:
+    """Characters of its text and of the calls that it asks for."""
+    calls = message.tool_calls if isinstance(message, AIMessage) else []
+    return len(str(message.text)) + sum(len(str(call["args"])) for call in calls)
+
+
+def _usage(message: AIMessage, sent: int) -> Usage:
     told = message.usage_metadata
     if told is not None:
-        return Usage(max(0, told["input_tokens"]), max(0, told["output_tokens"]))
-    return Usage(0, len(text) // _CHARACTERS + 1, estimated=True)
+        return Usage(_bounded(told["input_tokens"]), _bounded(told["output_tokens"]))
+    return Usage(sent // _CHARACTERS + 1, _length(message) // _CHARACTERS + 1, estimated=True)
+
+
+def _bounded(tokens: int) -> int:
+    return min(max(0, tokens), _MOST_TOKENS)
 
 
 async def ask_once(provider: ModelProvider, egress: Egress) -> str:

@@ -46,6 +46,14 @@ class Usage:
     estimated: bool = False
 
 
+def _packed(content: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(content)
+    except orjson.JSONEncodeError as error:
+        message = f"The model's answer holds what JSON cannot: {error}."
+        raise RunFailed("bad_model_answer", message) from error
+
+
 class Journal:
     """The steps of one run, in order."""
 
@@ -60,7 +68,7 @@ class Journal:
 
     async def hear(self, text: str) -> None:
         """Show words of the model as they come, some at a time."""
-        self._heard.append(text)
+        self._heard.append(text.encode(errors="replace").decode())
         if time.monotonic() - self._told_at >= _DELTA_SECONDS:
             await self._tell_heard()
 
@@ -70,17 +78,18 @@ class Journal:
             await self._announcer.tell(self._run.pk, {"event": "delta", "text": text})
 
     async def answered(self, text: str, calls: list[dict[str, Any]], usage: Usage, began: datetime) -> None:
-        """Write down an answer of the model. Raises RunFailed when the ledger cannot be written."""
+        """Write down an answer of the model. Raises RunFailed when it cannot be written."""
         await self._tell_heard()
         self.tokens += usage.input + usage.output
         content = {"text": text[:_LONGEST_TEXT], "calls": calls}
+        result = _packed(content)
         number = self._next()
         told = {"step": number, "tools": [call["tool"] for call in calls]}
         entry = entry_of(
             self._run,
             code="model_answered",
             detail={**told, "input_tokens": usage.input, "output_tokens": usage.output},
-            result=orjson.dumps(content),
+            result=result,
             upstream_us=int((datetime.now(UTC) - began).total_seconds() * 1_000_000),
         )
         try:
@@ -127,7 +136,7 @@ class Journal:
                 kind=Step.Kind.TOOL,
                 content=content,
                 tool=tool[:200],
-                tool_call=tool_call[:200],
+                tool_call=tool_call.replace("\0", "")[:200],
                 call_id=call_id,
                 record_id=record_id,
                 code=code,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ class LanguageModelServer:
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     counts: bool = True
+    usage: dict[str, int] = field(
+        default_factory=lambda: {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+    )
     misbehave: Callable[[web.Request], Any] | None = None
     url: str = ""
 
@@ -45,7 +49,7 @@ class LanguageModelServer:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         for chunk in self._chunks(reply):
-            await response.write(b"data: " + orjson.dumps(chunk) + b"\n\n")
+            await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
         return response
 
@@ -70,8 +74,7 @@ class LanguageModelServer:
         chunks = [self._chunk([{"index": 0, "delta": delta, "finish_reason": None}]) for delta in deltas]
         chunks.append(self._chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
         if self.counts:
-            usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
-            chunks.append({**self._chunk([]), "usage": usage})
+            chunks.append({**self._chunk([]), "usage": self.usage})
         return chunks
 
     def _chunk(self, choices: list[Any]) -> dict[str, Any]:
@@ -134,3 +137,25 @@ async def compresses(request: web.Request) -> web.StreamResponse:
 
 async def sends_elsewhere(request: web.Request) -> web.StreamResponse:
     return web.Response(status=307, headers={"Location": "http://169.254.169.254/latest/meta-data/"})
+
+
+def _streamed(data: bytes) -> web.Response:
+    return web.Response(body=b"data: " + data + b"\n\n", headers={"Content-Type": "text/event-stream"})
+
+
+async def fails_with_control_characters(request: web.Request) -> web.StreamResponse:
+    return _streamed(rb'{"error": {"message": "no \u0000 such \u001b[31m model \ud800"}}')
+
+
+async def hides_the_key_at_the_cut(request: web.Request) -> web.StreamResponse:
+    key = request.headers["Authorization"].removeprefix("Bearer ")
+    return _streamed(orjson.dumps({"error": {"message": "x" * (500 - len(key) + 1) + key}}))
+
+
+async def says_half_a_character(request: web.Request) -> web.StreamResponse:
+    """A lone surrogate: JSON can escape it, but it is no text."""
+    delta = rb'{"role":"assistant","content":"a \ud800 b"}'
+    return _streamed(
+        b'{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":%s}]}'
+        % delta
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -154,3 +155,71 @@ async def test_a_provider_is_tested_by_asking_it(worker, company, behaviour):
     assert provider.check_ok is (behaviour is None)
     assert KEY not in provider.check_message
     assert ("ready" in provider.check_message) is (behaviour is None)
+
+
+async def test_a_failure_that_cannot_be_stored_as_it_is_still_ends_the_run_at_once(worker, company, starter):
+    async with serving(misbehave=llm_server.fails_with_control_characters) as server:
+        agent = await asking(company, server)
+        async with asyncio.timeout(5):
+            run = await ran(worker, agent, starter)
+        assert not await worker.test_provider(agent.provider_id)
+    assert (run.status, run.code) == ("failed", "model_failed")
+    provider = await stored(ModelProvider.objects.get)
+    for message in (run.message, provider.check_message):
+        assert "such" in message
+        assert message.isprintable()
+
+
+async def test_no_part_of_the_key_is_told_where_a_reason_is_cut(worker, company, starter):
+    async with serving(misbehave=llm_server.hides_the_key_at_the_cut) as server:
+        run = await ran(worker, await asking(company, server), starter)
+    assert run.code == "model_failed"
+    assert KEY[:6] not in run.message
+
+
+async def test_what_is_no_text_is_a_bad_answer(worker, company, starter):
+    async with serving(misbehave=llm_server.says_half_a_character) as server:
+        run = await ran(worker, await asking(company, server), starter)
+    assert (run.status, run.code) == ("failed", "bad_model_answer"), run.message
+
+
+async def test_a_number_that_json_cannot_carry_is_a_bad_answer(worker, company, starter, outside):
+    async with serving(calls("echo", '{"text": 100000000000000000000000000}')) as server:
+        run = await ran(worker, await asking(company, server), starter)
+    assert (run.status, run.code, outside.calls) == ("failed", "bad_model_answer", []), run.message
+
+
+async def test_whatever_id_the_model_gives_a_call_its_step_is_kept(worker, company, starter, outside):
+    async with serving(calls("echo", '{"text": "a"}', "call\x00_1"), says("Done.")) as server:
+        run = await ran(worker, await asking(company, server), starter)
+    assert (run.status, outside.calls) == ("succeeded", [{"text": "a"}]), run.message
+    assert [step.tool for step in await steps_of(run)] == ["", "echo", ""]
+
+
+async def test_no_count_of_tokens_is_too_large_to_be_limited(worker, company, starter, outside):
+    usage = {"prompt_tokens": 10**30, "completion_tokens": 10**30, "total_tokens": 10**30}
+    async with serving(calls("echo", '{"text": "a"}'), says("Done."), usage=usage) as server:
+        run = await ran(worker, await asking(company, server), starter)
+    assert (run.status, run.code, len(outside.calls)) == ("failed", "token_limit", 1), run.message
+
+
+async def test_what_the_model_is_sent_counts_also_where_the_server_does_not_count(worker, company, starter):
+    async with serving(says("Done."), counts=False) as server:
+        run = await ran(worker, await asking(company, server), starter, "word " * 400)
+    assert run.tokens_estimated
+    assert 500 <= run.input_tokens < 600
+
+
+@pytest.mark.parametrize(
+    "arguments", ["[1, 2]", '"text"', "null", "7", "[" * 5000, '{"text": NaN}', '{"text": "\\ud800"}']
+)
+async def test_arguments_that_are_no_object_never_reach_a_tool(worker, company, starter, outside, arguments):
+    async with serving(calls("echo", arguments), says("ok")) as server:
+        run = await ran(worker, await asking(company, server), starter)
+    assert (run.status, run.code, outside.calls) == ("failed", "bad_model_answer", []), run.message
+
+
+async def test_a_tool_that_does_not_exist_calls_nothing(worker, company, starter, outside):
+    async with serving(calls("__class__", "{}"), says("Well then.")) as server:
+        run = await ran(worker, await asking(company, server), starter)
+    assert (run.status, outside.calls) == ("succeeded", []), run.message
