@@ -61,7 +61,8 @@ class AgentWorker:
             return "not_waiting"
         await self.announcer.tell(run_id, {"event": "begun"})
         try:
-            ending = await self._worked(run)
+            # Whoever was switched off while it waited calls nothing, also not in the first second.
+            ending = await stored(stay_alive, run_id) or await self._worked(run)
         except asyncio.CancelledError:
             await asyncio.shield(self._finish(run_id, STOPPED))
             raise

@@ -155,6 +155,16 @@ async def test_what_waits_is_cancelled_at_once_and_never_begun(worker, agent, st
     assert outside.calls == []
 
 
+async def test_a_run_of_somebody_who_was_switched_off_while_it_waited_calls_nothing(worker, agent, starter, outside):
+    await ran(worker, agent, starter)  # the worker is warm: it would call at once
+    outside.calls.clear()
+    run = await queued(agent, starter)
+    await in_thread(lambda: User.objects.filter(pk=starter.pk).update(is_active=False))
+    assert await worker.execute(run.pk) == "agent_disabled"
+    assert outside.calls == []
+    assert "stella was switched off" in (await found(run)).message
+
+
 async def test_switching_the_agent_off_ends_its_runs(worker, agent, starter, outside):
     outside.gate = asyncio.Event()
     run = await queued(agent, starter)
