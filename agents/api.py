@@ -18,7 +18,7 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
 from access.models import Role, User
-from access.rest import Conflict, ModelPermissions
+from access.rest import BearerAuthentication, Conflict, ModelPermissions
 from agents.accounts import check_role, delete_agent, keep_account, may_edit_agent, may_edit_provider
 from agents.configuration import Refused, api_key_of, check_provider, set_api_key
 from agents.events import events, step_body
@@ -360,6 +360,16 @@ class RunViewSet(viewsets.ReadOnlyModelViewSet[Run]):
         """With its contents, when it is one."""
         return RunSerializer if self.action == "list" else FullRunSerializer
 
+    def _may_still_follow(self) -> bool:
+        """Whether the caller of now would be let in again: a stream outlives tokens, users and permissions."""
+        try:
+            BearerAuthentication().authenticate(self.request)
+        except exceptions.AuthenticationFailed:
+            return False
+        user = User.objects.filter(pk=_user(self.request).pk, is_active=True).first()
+        mine = Run.objects.filter(pk=self.kwargs["pk"], started_by=user)
+        return user is not None and (user.has_perm("agents.view_run") or mine.exists())
+
     @extend_schema(request=None, responses=RunSerializer)
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, pk: Any = None) -> Response:
@@ -386,7 +396,7 @@ class RunViewSet(viewsets.ReadOnlyModelViewSet[Run]):
         run = self.get_object()
         seen = request.headers.get("Last-Event-ID", "0")
         after = int(seen) if seen.isascii() and seen.isdecimal() and len(seen) < 9 else 0
-        stream = StreamingHttpResponse(events(run.pk, after), content_type="text/event-stream")
+        stream = StreamingHttpResponse(events(run.pk, after, self._may_still_follow), content_type="text/event-stream")
         # Proxies that would gather the answer are told not to (nginx).
         stream["Cache-Control"], stream["X-Accel-Buffering"] = "no-store", "no"
         return stream

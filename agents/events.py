@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -78,13 +78,28 @@ def event(name: str, body: dict[str, Any], identifier: int | None = None) -> byt
     return head + b"event: " + name.encode() + b"\ndata: " + orjson.dumps(body) + b"\n\n"
 
 
-async def events(run_id: uuid.UUID, after: int) -> AsyncIterator[bytes]:
-    """The run's events after step `after`, until it has ended, it is gone, or the time of a stream is over."""
+def _allowed(may: Callable[[], bool]) -> bool:
+    try:
+        return may()
+    finally:
+        connection.close()
+
+
+async def events(run_id: uuid.UUID, after: int, may: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:
+    """The run's events after step `after`, until it has ended, it is gone, or the time of a stream is over.
+
+    `may` says whether the reader may still follow it; a stream ends soon after that was taken away.
+    """
     yield b"retry: %d\n\n" % _RETRY_MS
     until, quiet_since, status = time.monotonic() + _LONGEST_SECONDS, time.monotonic(), ""
+    asked = time.monotonic()
     async with listening(run_id) as listener:
         heard: dict[str, Any] | None = None
         while time.monotonic() < until:
+            if time.monotonic() - asked >= _POLL_SECONDS:
+                if not await sync_to_async(_allowed)(may):
+                    return
+                asked = time.monotonic()
             if heard is not None and heard.get("event") in _LIVE:
                 yield event(heard["event"], heard)
                 quiet_since = time.monotonic()

@@ -7,13 +7,16 @@ from typing import Any
 
 import orjson
 import pytest
+from django.contrib.auth.models import Permission
 from django.test import AsyncClient
 
 from access import tokens
+from access.models import User
 from agents import events as module
 from agents.live import Announcer
 from agents.models import Run
 from agents.tests.conftest import found, in_thread, queued, ran, until
+from gateway.tests.conftest import make_user
 
 pytestmark = pytest.mark.usefixtures("company")
 
@@ -119,3 +122,28 @@ async def test_the_stream_is_served_to_bearers_with_its_media_type(worker, agent
     refused = await AsyncClient().get(f"/api/v1/runs/{run.pk}/events/", headers={"Accept": "text/event-stream"})
     assert (refused.status_code, refused["Content-Type"]) == (401, "application/problem+json")
     assert (await found(run)).status == "succeeded"
+
+
+@pytest.mark.parametrize("taken", ["token", "user", "permission"])
+async def test_a_stream_ends_when_its_reader_is_no_longer_let_in(company, agent, starter, monkeypatch, taken):
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.1)
+    run = await queued(agent, starter)
+    viewer = await in_thread(lambda: make_user("victor", company.role))
+    view = await in_thread(lambda: Permission.objects.get(codename="view_run"))
+    await in_thread(lambda: viewer.user_permissions.add(view))
+    token, raw = await in_thread(lambda: tokens.issue(viewer, name="t", scopes=["read"]))
+    take = {
+        "token": lambda: tokens.revoke(token),
+        "user": lambda: User.objects.filter(pk=viewer.pk).update(is_active=False),
+        "permission": lambda: viewer.user_permissions.clear(),
+    }
+    headers = {"Authorization": f"Bearer {raw}", "Accept": "text/event-stream"}
+    answer = await AsyncClient().get(f"/api/v1/runs/{run.pk}/events/", headers=headers)
+    stream = aiter(answer.streaming_content)
+    async with asyncio.timeout(5):
+        for _ in range(2):
+            await anext(stream)
+        await asyncio.sleep(0.5)
+        assert (await found(run)).status == "queued"
+        await in_thread(take[taken])
+        assert [part async for part in stream] == []
