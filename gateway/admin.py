@@ -42,6 +42,7 @@ from tools.arguments import (
     without_row,
 )
 from tools.models import Tool
+from tools.nesting import is_writable
 
 TRY, TRY_AS_ROLE = "tools.try_tool", "tools.try_tool_as_role"
 _SALT = "gateway.admin.try"
@@ -77,6 +78,9 @@ class Asked:
             return None
         if not isinstance(given, dict):
             self.errors = {"text": "Arguments are an object: { … }."}
+            return None
+        if not is_writable(given):
+            self.errors = {"text": "This is nested too deeply."}
             return None
         return given
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import json
 from base64 import b64decode
 from dataclasses import dataclass
@@ -63,7 +62,7 @@ def _block(block: Any) -> Block:
     kind = block.get("type") if isinstance(block, dict) else None
     if kind == "text":
         return Block("Text", _cut(_reformatted(str(block.get("text", "")))))
-    if kind == "image" and block.get("mimeType") in _IMAGES and _is_base64(block.get("data")):
+    if kind == "image" and str(block.get("mimeType")) in _IMAGES and _is_base64(block.get("data")):
         return Block("Image", source=f"data:{block['mimeType']};base64,{block['data']}")
     if kind == "resource" and isinstance(held := block.get("resource"), dict) and isinstance(held.get("text"), str):
         return Block(f"Resource {held.get('uri', '')}"[:200], _cut(held["text"]))
@@ -73,7 +72,7 @@ def _block(block: Any) -> Block:
 def _is_base64(data: Any) -> bool:
     try:
         return bool(data) and isinstance(data, str) and bool(b64decode(data, validate=True))
-    except binascii.Error:
+    except ValueError:
         return False
 
 

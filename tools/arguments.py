@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import orjson
 
+from tools.nesting import is_writable
+
 Kind = Literal["text", "long", "number", "choice", "date", "datetime", "json", "object", "list"]
 Draft = Mapping[str, str]
 
@@ -278,10 +280,14 @@ def _read(form: Field, errors: dict[str, str]) -> Any:
             return seconds + _UTC if _SECOND.fullmatch(seconds) else text
         case "choice" | "json":
             try:
-                return orjson.loads(text)
+                found = orjson.loads(text)
             except ValueError as error:
                 errors[form.name] = f"This is not JSON: {error}."
                 return _UNSET
+            if is_writable(found):
+                return found
+            errors[form.name] = "This is nested too deeply."
+            return _UNSET
     return text.replace("\r\n", "\n")
 
 

@@ -310,3 +310,32 @@ async def test_an_image_is_drawn_only_when_it_is_one(root: Client, company: Comp
     assert "<script>alert" not in page
     (table,) = response.context["trial"].result.tables
     assert (table.title, table.columns, table.rows) == ("Rows", ["a", "b"], [["1", "<i>"]])
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "image", "mimeType": "image/png", "data": "é"},
+        {"type": "image", "mimeType": ["image/png"], "data": "AAAA"},
+        {"type": "text", "text": "[" * 900 + "]" * 900},
+    ],
+)
+async def test_whatever_an_upstream_answers_the_outcome_is_shown(
+    root: Client, company: Company, outside: FakeConnector, block: dict[str, Any]
+) -> None:
+    async def call(*_: Any) -> Result:
+        return Result({"content": [block]}, False)
+
+    outside.call = call  # type: ignore[method-assign, assignment]
+    response = await send(root, company.tools["echo"], role=str(company.role.pk))
+    assert (response.status_code, response.context["trial"].code) == (200, "ok")
+
+
+@pytest.mark.parametrize("do", ["call", "switch"])
+async def test_json_that_is_nested_too_deeply_calls_nothing(
+    root: Client, company: Company, outside: FakeConnector, do: str
+) -> None:
+    text = '{"text": ' + "[" * 1000 + "]" * 1000 + "}"
+    response = await send(root, company.tools["echo"], role=str(company.role.pk), as_json="1", text=text, do=do)
+    assert "nested too deeply" in response.context["asked"].errors["text"]
+    assert outside.calls == []

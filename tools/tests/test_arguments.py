@@ -166,3 +166,9 @@ def test_a_default_is_shown_and_not_sent():
     schema = {"type": "object", "properties": {"limit": {"type": "integer", "default": 20}}}
     assert field_at(form_of(schema, {}), "/limit").placeholder == "default: 20"
     assert arguments(schema) == {}
+
+
+def test_json_in_a_field_that_is_nested_too_deeply_is_told():
+    schema = {"type": "object", "properties": {"any": {}}}
+    found, errors = arguments_of(form_of(schema, {"arg:/any": "[" * 1000 + "]" * 1000}))
+    assert (found, errors) == ({}, {"arg:/any": "This is nested too deeply."})
