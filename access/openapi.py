@@ -54,7 +54,6 @@ _SAID = {
     "415": "The body is not JSON.",
     "422": "The `Idempotency-Key` was used for a call with other arguments.",
     "429": "Too much at once: wait for `Retry-After`.",
-    "502": "The data source outside did not do what was asked.",
     "503": "PostgreSQL, the ledger or the policy is away: wait for `Retry-After`.",
 }
 _SUMMARIES = {

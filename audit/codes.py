@@ -38,7 +38,6 @@ MEANINGS: Mapping[str, str] = {
     "result_too_large": "its answer is larger than `MAX_RESULT_BYTES`",
     "too_many_tools": "it lists more tools than are taken",
     "read_only": "a statement tried to write in a source that only reads",
-    "source_failed": "by REST: the source could not be synchronised (502)",
     "run_queued": "somebody started a run",
     "run_started": "the agent worker began with it",
     "model_answered": "the model gave an answer, or asked for tools",

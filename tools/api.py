@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 from django.db import transaction
 from django.db.models import QuerySet
+from django.http import Http404
 from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import exceptions, serializers, viewsets
 from rest_framework.decorators import action
@@ -20,9 +21,9 @@ from audit.models import Record
 from tools.configuration import Refused, configure, specify, stored_secrets
 from tools.connectors.registry import connector_class, kinds
 from tools.definitions import DefinitionRefused, publish
-from tools.models import DataSource, Tool, Toolset
+from tools.models import DataSource, Synchronisation, Tool, Toolset
 from tools.sync import check_source
-from tools.synchronisation import SyncFailed, SyncRefused, synchronise
+from tools.synchronisation import SyncRefused, ask_for_sync, state_of
 
 
 def _refuse(refused: Refused, place: str, secrets: frozenset[str] = frozenset()) -> exceptions.ValidationError:
@@ -101,14 +102,25 @@ class CheckSerializer(serializers.Serializer[Any]):
     message = serializers.CharField()
 
 
-class SyncSerializer(serializers.Serializer[Any]):
-    """Names of tools by what became of them."""
+class SynchronisationSerializer(serializers.ModelSerializer[Synchronisation]):
+    """The latest synchronisation of a data source, and how far it is."""
 
-    created = serializers.ListField(child=serializers.CharField())
-    changed = serializers.ListField(child=serializers.CharField())
-    unchanged = serializers.ListField(child=serializers.CharField())
-    missing = serializers.ListField(child=serializers.CharField())
-    refused = serializers.DictField(child=serializers.CharField())
+    state = serializers.SerializerMethodField(
+        help_text="`waiting`, `running`, `done`, `failed`, `lost` (it ended without a word), or empty (there was none)."
+    )
+    found = serializers.DictField(
+        read_only=True, help_text="Names of tools by what became of them; of those that were refused, the reason."
+    )
+
+    class Meta:
+        model = Synchronisation
+        fields = ("state", "asked_by", "asked_at", "started_at", "finished_at", "found", "error")
+        read_only_fields = ("asked_by", "asked_at", "started_at", "finished_at", "error")
+
+    @extend_schema_field({"type": "string", "enum": ["", "waiting", "running", "done", "failed", "lost"]})
+    def get_state(self, latest: Synchronisation) -> str:
+        """A word."""
+        return state_of(latest)
 
 
 class DataSourceViewSet(RecordedViewSet, viewsets.ModelViewSet[DataSource]):
@@ -121,53 +133,56 @@ class DataSourceViewSet(RecordedViewSet, viewsets.ModelViewSet[DataSource]):
     ordering = ("name",)
     ordering_fields = ("created_at", "updated_at")
     action_permissions = {"test": "tools.sync_datasource", "sync": "tools.sync_datasource"}
-    further_problems = {"sync": (409, 502)}
+    further_problems = {"sync": (409,)}
 
-    @extend_schema(request=None, responses=CheckSerializer)
+    @extend_schema(summary="Test the connection of a data source", request=None, responses=CheckSerializer)
     @action(detail=True, methods=["post"])
     def test(self, request: Request, pk: Any = None) -> Response:
         """Connect once and say what was found."""
         source = self.get_object()
-        outcome = check_source(source)
-        self._record(source, "test", {"ok": outcome.ok, "message": outcome.message})
-        return Response(CheckSerializer(outcome).data)
-
-    @extend_schema(request=None, responses=SyncSerializer)
-    @action(detail=True, methods=["post"])
-    def sync(self, request: Request, pk: Any = None) -> Response:
-        """Bring the source's tools up to date with what it offers."""
         try:
-            outcome = synchronise(self.get_object(), caller_of(request), "rest")
-        except SyncRefused as error:
-            raise SyncUnderWay(str(error)) from error
-        except SyncFailed as error:
-            raise SourceFailed(str(error)) from error
-        return Response(SyncSerializer(outcome).data)
-
-    def _record(self, source: DataSource, code: str, said: dict[str, Any]) -> None:
+            outcome = check_source(source)
+        except DataSource.DoesNotExist as error:
+            raise Http404 from error  # deleted while it was tested
+        said = {"action": "test", "label": str(source), "ok": outcome.ok, "message": outcome.message}
         record_event(
             Record.Kind.CONFIG,
-            code,
+            "test",
             door="rest",
-            request=self.request,
+            request=request,
             object_type=source._meta.label,
             object_id=str(source.pk),
-            detail={"action": code, "label": str(source), **said},
+            detail=said,
         )
+        return Response(CheckSerializer(outcome).data)
+
+    @extend_schema(summary="Synchronise a data source", request=None, responses={202: SynchronisationSerializer})
+    @action(detail=True, methods=["post"])
+    def sync(self, request: Request, pk: Any = None) -> Response:
+        """Ask for a job that brings the source's tools up to date. GET at the same address tells how far it is."""
+        source = self.get_object()
+        try:
+            ask_for_sync(source, caller_of(request), "rest")
+        except SyncRefused as refused:
+            raise SyncNotBegun(str(refused)) from refused
+        return Response(SynchronisationSerializer(_latest(source)).data, status=202)
+
+    @extend_schema(summary="Show the latest synchronisation of a data source", responses=SynchronisationSerializer)
+    @sync.mapping.get
+    def latest_sync(self, request: Request, pk: Any = None) -> Response:
+        """How far it is, and what was found."""
+        return Response(SynchronisationSerializer(_latest(self.get_object())).data)
 
 
-class SourceFailed(exceptions.APIException):
-    """The source outside did not do what was asked."""
-
-    status_code = 502
-    default_code = "source_failed"
+def _latest(source: DataSource) -> Synchronisation:
+    return Synchronisation.objects.filter(source=source).first() or Synchronisation(source=source)
 
 
-class SyncUnderWay(exceptions.APIException):
-    """The source is being synchronised for somebody else."""
+class SyncNotBegun(exceptions.APIException):
+    """A synchronisation is under way already, or of no use."""
 
     status_code = 409
-    default_code = "conflict"
+    default_code = "sync_refused"
 
 
 class ToolSerializer(serializers.ModelSerializer[Tool]):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission
+from procrastinate.contrib.django.models import ProcrastinateJob
 from rest_framework.test import APIClient
 
 from access import tokens
 from access.models import User
 from audit import changes
 from audit.models import Record
-from tools.models import DataSource, Tool, Toolset
+from tools.models import DataSource, Synchronisation, Tool, Toolset
+from tools.tasks import sync_one
 
 pytestmark = pytest.mark.django_db
 SOURCES, TOOLS = "/api/v1/data-sources/", "/api/v1/tools/"
@@ -83,10 +87,39 @@ def test_testing_a_source_says_and_records_what_was_found(client):
     assert Record.objects.filter(code="test", object_id=made["id"]).count() == 1
 
 
-def test_a_source_that_cannot_be_synchronised_is_a_problem(client):
-    made = make_source(client, name="office", kind="mcp", options={"url": "http://127.0.0.1:1/mcp"})
-    answer = client.post(f"{SOURCES}{made['id']}/sync/")
-    assert (answer.status_code, answer.json()["code"]) == (502, "source_failed")
+def test_a_synchronisation_is_asked_for_and_followed(client):
+    url = f"{SOURCES}{make_source(client, name='office', kind='mcp', options={'url': 'http://127.0.0.1:1/mcp'})['id']}/sync/"
+    assert client.get(url).json()["state"] == ""
+    answer = client.post(url)
+    assert (answer.status_code, answer.json()["state"], answer.json()["asked_by"]) == (202, "waiting", "root")
+    assert client.get(url).json() == answer.json()
+    again = client.post(url)
+    assert (again.status_code, again.json()["code"]) == (409, "sync_refused")
+    latest = Synchronisation.objects.get()
+    sync_one.func(SimpleNamespace(job=SimpleNamespace(id=latest.job_id)), **arguments_of(latest.job_id))
+    found = client.get(url).json()
+    assert (found["state"], found["found"]) == ("failed", {})
+    assert "127.0.0.1:1" in found["error"]
+    record = Record.objects.get(code="sync")
+    assert (record.actor, record.door) == ("root", "rest")
+
+
+def arguments_of(job_id: int) -> dict[str, Any]:
+    return ProcrastinateJob.objects.get(pk=job_id).args
+
+
+def test_who_may_look_may_not_synchronise():
+    user = User.objects.create_user("dora")
+    user.user_permissions.add(Permission.objects.get(codename="view_datasource"))
+    _, secret = tokens.issue(user, name="test", scopes=["read", "write"])
+    client = APIClient(headers={"Authorization": f"Bearer {secret}"})
+    url = f"{SOURCES}{DataSource.objects.create(name='office', kind='mcp').pk}/sync/"
+    assert (client.get(url).status_code, client.post(url).status_code) == (200, 403)
+
+
+def test_tools_that_are_written_by_hand_are_not_synchronised(client):
+    answer = client.post(f"{SOURCES}{make_source(client)['id']}/sync/")
+    assert (answer.status_code, answer.json()["code"]) == (409, "sync_refused")
 
 
 def test_a_tool_is_made_published_and_recorded(client):

@@ -4,10 +4,21 @@ const place = document.getElementById("api-docs");
 
 // Redoc shows a picture from its makers' server; the site's policy forbids to load it, and this spares the try.
 function keepToThisSite() {
-  const set = HTMLImageElement.prototype.setAttribute;
-  HTMLImageElement.prototype.setAttribute = function (name, value) {
-    if (name !== "src" || new URL(value, location).origin === location.origin) {
-      set.call(this, name, value);
+  const isOurs = (value) => ["data:", location.origin].some((start) => new URL(value, location).href.startsWith(start));
+  const images = HTMLImageElement.prototype;
+  const { get, set } = Object.getOwnPropertyDescriptor(images, "src");
+  const setAttribute = images.setAttribute;
+  Object.defineProperty(images, "src", {
+    get,
+    set(value) {
+      if (isOurs(value)) {
+        set.call(this, value);
+      }
+    },
+  });
+  images.setAttribute = function (name, value) {
+    if (name !== "src" || isOurs(value)) {
+      setAttribute.call(this, name, value);
     }
   };
 }
