@@ -11,7 +11,7 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent
 
-from access.rest import PROBLEM_TYPE
+from access.rest import PROBLEM_TYPE, problem_body
 from audit.conditions import Guarded, Tagged
 
 
@@ -106,15 +106,24 @@ _PROBLEM = {
         "call": {"type": "string", "format": "uuid", "description": "Id of a refused call."},
         "record": {"type": "string", "format": "uuid", "description": "Id of its record."},
     },
-    "example": {
-        "type": "urn:mcpsite:problem:not_found",
-        "title": "Not Found",
-        "status": 404,
-        "detail": "There is nothing at this address.",
-        "code": "not_found",
-        "request_id": "df1e1734e63a4a5f8c6b7342ab83866f",
-    },
 }
+# The code that each refusal has most often, for the examples.
+_CODES = {
+    "400": "invalid",
+    "401": "not_authenticated",
+    "403": "permission_denied",
+    "404": "not_found",
+    "406": "not_acceptable",
+    "409": "conflict",
+    "412": "precondition_failed",
+    "413": "too_large",
+    "415": "unsupported_media_type",
+    "422": "idempotency_key_reused",
+    "429": "throttled",
+    "503": "database_unavailable",
+}
+# Refused before the view is asked, whose headers are not there yet.
+_EARLY = frozenset({"401", "406", "413", "415"})
 
 
 class Schema(AutoSchema):
@@ -182,8 +191,13 @@ class Schema(AutoSchema):
             return {"description": _SAID[status]}
         component = ResolvedComponent("Problem", "schemas", schema=_PROBLEM, object="Problem")  # type: ignore[no-untyped-call]
         self.registry.register_on_missing(component)
-        content = {PROBLEM_TYPE: {"schema": component.ref}}
-        return {**response, "description": response.get("description") or _SAID[status], "content": content}
+        said = response.get("description") or _SAID[status]
+        example = problem_body(_CODES[status], int(status), said, "df1e1734e63a4a5f8c6b7342ab83866f")
+        return {
+            **response,
+            "description": said,
+            "content": {PROBLEM_TYPE: {"schema": component.ref, "example": example}},
+        }
 
     def _headers(self, status: str) -> dict[str, Any]:
         found: dict[str, Any] = dict(_HEADERS.get(status, {}))
@@ -192,7 +206,7 @@ class Schema(AutoSchema):
         if isinstance(self.view, Guarded) and status == "201":
             found |= _LOCATION
         further: dict[str, Any] = getattr(self.view, "further_headers", {})
-        return found | further
+        return found if status in _EARLY else found | further
 
     def _conditions(self) -> list[dict[str, Any]]:
         names = {"retrieve": "If-None-Match", "update": "If-Match", "partial_update": "If-Match", "destroy": "If-Match"}
