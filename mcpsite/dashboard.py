@@ -13,7 +13,7 @@ from django.db.models import F
 from django.http import HttpRequest
 from django.urls import reverse
 
-from access.models import ApiToken, Grant, Role
+from access.models import ApiToken, Grant, Role, User
 from audit.doors import detail_of, verb_of
 from audit.filters import SINCE, UNTIL
 from audit.models import Record
@@ -94,28 +94,24 @@ class Figure:
 
 
 def _figures(summary: Summary) -> list[Figure]:
-    parts, since = summary.parts, summary.since
-    every = records(since, result="any")
+    parts, every = summary.parts, records(summary.since, result="any")
+    took = f"median {duration(summary.p50_us)}" if summary.p50_us is not None else "nothing was called"
     return [
-        Figure("Calls", f"{parts.total:,}", f"{share(parts.ok, parts.total)} carried out", every),
-        Figure(
-            "Failed",
-            f"{parts.failed:,}",
-            f"{share(parts.failed, parts.total)} of all calls",
-            records(since, result="failed"),
-            "failed" if parts.failed else "",
-        ),
-        Figure(
-            "Refused",
-            f"{parts.refused:,}",
-            f"{share(parts.refused, parts.total)} of all calls",
-            records(since, result="refused"),
-            "refused" if parts.refused else "",
-        ),
-        Figure(
-            "Latency, p95", duration(summary.p95_us), f"median {duration(summary.p50_us)}", records(since, result="any")
-        ),
+        Figure("Calls", f"{parts.total:,}", _of_all(parts.ok, parts, "carried out"), every),
+        _figure("Failed", parts.failed, summary),
+        _figure("Refused", parts.refused, summary),
+        Figure("Latency, p95", duration(summary.p95_us), took, every),
     ]
+
+
+def _figure(name: str, number: int, summary: Summary) -> Figure:
+    result = name.lower()
+    url = records(summary.since, result=result)
+    return Figure(name, f"{number:,}", _of_all(number, summary.parts, "of all calls"), url, result if number else "")
+
+
+def _of_all(number: int, parts: Parts, said: str) -> str:
+    return f"{share(number, parts.total)} {said}" if parts.total else "none in this time"
 
 
 def share(part: int, whole: int) -> str:
@@ -282,8 +278,15 @@ _STEPS: tuple[tuple[str, str, str, str, Callable[[], bool]], ...] = (
         lambda: Role.objects.exists() and Grant.objects.exists(),
     ),
     (
+        "Give the role to somebody",
+        "A service account stands for a program, a user for a person.",
+        "access.add_serviceaccount",
+        "admin:access_serviceaccount_add",
+        lambda: User.objects.filter(groups__role__grants__isnull=False).exists(),
+    ),
+    (
         "Make a token",
-        "For a user or a service account that has the role. Its page shows how to set up a client.",
+        "For the program or person that has the role. The next page shows how to set up a client.",
         "access.add_apitoken",
         "admin:access_apitoken_add",
         lambda: ApiToken.objects.filter(revoked_at=None).exists(),
