@@ -8,13 +8,13 @@ PIP_COMPILE := $(BIN)/python -m piptools compile --quiet --generate-hashes --str
 ARGS ?=
 CLIENTS := mcpsite/tests/clients
 
-.PHONY: run test check lock bench screenshots clean
+.PHONY: programs run test check lock bench screenshots clean
 
 # Everything, as one process tree, from a bare machine. exec: Ctrl-C reaches it once, and so does make's SIGTERM.
 run: .venv/.installed
 	@exec $(BIN)/python manage.py up $(ARGS)
 
-test: .venv/.installed-dev $(CLIENTS)/node_modules/.installed .venv-mcp1/.installed
+test: programs .venv/.installed-dev $(CLIENTS)/node_modules/.installed .venv-mcp1/.installed
 	@exec $(BIN)/python -m pytest $(ARGS)
 
 # What `check --deploy` looks at: the settings of an installation behind HTTPS. The secrets are of no use to anyone.
@@ -62,6 +62,13 @@ $(BIN)/python:
 .venv/.installed-dev: requirements-dev.lock .venv/.installed | $(BIN)/python
 	$(PIP) --requirement requirements-dev.lock
 	@touch $@
+
+# What tests use of Debian: a browser to look at pages, and curl for the commands that the admin gives to paste.
+programs:
+	@missing=; for each in chromium curl; do command -v $$each >/dev/null || missing="$$missing $$each"; done; \
+	test -z "$$missing" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
+		apt-get install -y -qq --no-install-recommends $$missing; } || \
+		{ echo "The tests need programs that are not installed: sudo apt-get install$$missing"; exit 1; }
 
 # The clients that are tested besides the Python SDK which the site itself uses. No script of a package is run.
 $(CLIENTS)/node_modules/.installed: $(CLIENTS)/package-lock.json .venv/.installed-dev
