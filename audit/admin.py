@@ -56,7 +56,13 @@ class RecordChangeList(KeysetChangeList):
         if self.is_popup:
             return
         since, until = self._time.range()
-        self.timeline = timeline_of(self.queryset, since, until)
+        rows: QuerySet[Record] = self.queryset
+        if not self.newer_url and not self.older_url:
+            # The page holds all: no need to look for them again.
+            rows = Record.objects.filter(pk__in=[each.pk for each in self.result_list])
+        by_words = bool(self.query) or any(isinstance(each, ByText) and each.value() for each in self.filter_specs)
+        if self.result_list:
+            self.timeline = timeline_of(rows, since, until, may_estimate=not by_words)
         self.drawing = draw(self.timeline, self._link)
 
     @property
@@ -154,7 +160,7 @@ class RecordAdmin(ReadOnlyAdmin):
     list_per_page = 50
     list_fullwidth = True
     search_fields = ("rid",)
-    search_help_text = "An id, tool, actor, data source or code in full, or words of the detail"
+    search_help_text = "An id, tool, actor, data source or code in full, else words of the detail"
     sortable_by = ()
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER

@@ -6,6 +6,8 @@ import re
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from django import forms
@@ -226,15 +228,19 @@ class _Words(Func):
 def says(words: str) -> Q:
     """The records whose detail holds all the words."""
     indexed = _Words(SearchConfig("simple"), Left("detail", _INDEXED_CHARACTERS))
-    return Q(SearchVectorExact(indexed, SearchQuery(words, config="simple", search_type="websearch")))
+    found = SearchVectorExact(indexed, SearchQuery(words, config="simple", search_type="websearch"))
+    # As in the condition of the index: without it, PostgreSQL knows nothing about how frequent words are.
+    return Q(found, detail__isnull=False)
 
 
 def sought(term: str) -> Q:
-    """What the search box finds: any id in full, an exact tool, actor, data source or code, or words of the detail."""
+    """What the search box finds: any id in full, else an exact tool, actor, data source or code, else words."""
     try:
         wanted = uuid.UUID(term)
     except ValueError:
-        exact = Q(tool=term) | Q(actor=term) | Q(connector=term) | Q(code=term)
-        return exact | says(term)
+        names = (Q(**{column: term}) for column in ("tool", "actor", "connector", "code"))
+        # A name that nothing has would make PostgreSQL look for it everywhere.
+        known = [name for name in names if Record.objects.filter(name).exists()]
+        return reduce(or_, known) if known else says(term)
     ids = Q(rid=wanted) | Q(call_id=wanted)
     return ids | Q(trace_id=term) | Q(request_id=term) if _HEX_ID.fullmatch(term) else ids

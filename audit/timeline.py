@@ -21,7 +21,7 @@ from django.utils import timezone
 from audit.models import Record
 from audit.patience import TooSlow, at_most
 
-MOST_BARS, MOST_COUNTED, SLICES, MOST_OF_A_SLICE = 72, 5_000, 24, 30
+MOST_BARS, MOST_COUNTED, MOST_SLICES, MOST_OF_A_BAR = 72, 5_000, 24, 720
 _PATIENCE_MS, _ESTIMATE_MS = 1_000, 200
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 # What people count time in; the last ones are weeks and years.
@@ -115,8 +115,13 @@ class Timeline:
         return any(bar.estimated for bar in self.bars)
 
 
-def timeline_of(rows: QuerySet[Record], since: datetime | None, until: datetime | None) -> Timeline:
-    """Count `rows`, which are filtered by time already, over that time. Open ends are the oldest record and now."""
+def timeline_of(
+    rows: QuerySet[Record], since: datetime | None, until: datetime | None, *, may_estimate: bool = True
+) -> Timeline:
+    """Count `rows`, which are filtered by time already, over that time. Open ends are the oldest record and now.
+
+    Without `may_estimate` only the newest are drawn of what is too much to count: for what no index has by time.
+    """
     rows = rows.order_by()
     try:
         with at_most(_PATIENCE_MS):
@@ -127,8 +132,8 @@ def timeline_of(rows: QuerySet[Record], since: datetime | None, until: datetime 
             bars, begins = _counted(rows, first, last)
     except TooSlow:
         return Timeline(too_slow=True)
-    if begins is None:
-        return Timeline(bars)
+    if begins is None or not may_estimate:
+        return Timeline(bars, begins)
     try:
         with at_most(_ESTIMATE_MS):
             return Timeline(_estimated(rows, first, last))
@@ -171,18 +176,25 @@ def _counted(rows: QuerySet[Record], first: datetime, last: datetime) -> tuple[t
 
 def _estimated(rows: QuerySet[Record], first: datetime, last: datetime) -> tuple[Bar, ...]:
     start, step, bars = grid(first, last)
-    every, length = timedelta(seconds=step), step / SLICES
-    found = _read(_ESTIMATE, rows, MOST_OF_A_SLICE, [bars * SLICES], [start, length, start, length])
-    part = every / SLICES
-    slices = [_slice(start + part * n, part, found.get(n, []), first, last) for n in range(bars * SLICES)]
+    slices = slices_of(step)
+    every, length, most = timedelta(seconds=step), step / slices, MOST_OF_A_BAR // slices
+    bounded = rows.filter(at__gte=start, at__lte=last)  # so that PostgreSQL leaves out the partitions of other months
+    found = _read(_ESTIMATE, bounded, most, [bars * slices], [start, length, start, length])
+    part = every / slices
+    guessed = [_slice(start + part * n, part, found.get(n, []), most, first, last) for n in range(bars * slices)]
     begins = [start + every * n for n in range(bars)]
-    return tuple(_sum(at, at + every, slices[n * SLICES : (n + 1) * SLICES]) for n, at in enumerate(begins))
+    return tuple(_sum(at, at + every, guessed[n * slices : (n + 1) * slices]) for n, at in enumerate(begins))
 
 
-def _slice(start: datetime, length: timedelta, parts: list[Part], first: datetime, last: datetime) -> Bar:
+def slices_of(step: int) -> int:
+    """Into how many slices a bar of so many seconds is cut: of an hour, which is about how fast traffic changes."""
+    return min(max(step // _HOUR, 4), MOST_SLICES)
+
+
+def _slice(start: datetime, length: timedelta, parts: list[Part], most: int, first: datetime, last: datetime) -> Bar:
     end = start + length
     counts = {fate: float(count) for fate, count, _ in parts}
-    if sum(counts.values()) < MOST_OF_A_SLICE:
+    if sum(counts.values()) < most:
         return Bar(start, end, counts)
     low, high = max(start, first), min(end, last)
     read = high - min(at for _, _, at in parts)

@@ -6,7 +6,11 @@ belong into databases that are thrown away.
 
 from __future__ import annotations
 
+import argparse
+import os
 from typing import Any
+
+import django
 
 TOOLS, ACTORS, SOURCES = 40, 80, 8
 # So rare, and so long ago, that whoever looks for one without an index reads everything.
@@ -111,3 +115,21 @@ def fill(cursor: Any, rows: int, days: int = 60) -> None:
     cursor.execute("SELECT setseed(0.5)")
     cursor.execute(statement, values)
     cursor.execute("ANALYZE audit_record")
+
+
+def main() -> None:
+    """Fill the installation that the environment names, and clean up as PostgreSQL does by itself after a while."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--rows", type=int, required=True)
+    options = parser.parse_args()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mcpsite.settings")
+    django.setup()
+    from django.db import connections
+
+    with connections["owner"].cursor() as cursor:
+        fill(cursor, options.rows)
+        cursor.execute("VACUUM ANALYZE audit_record")
+
+
+if __name__ == "__main__":
+    main()

@@ -104,7 +104,7 @@ def _start_site(stage: Stage, generator: Generator, upstream: str) -> list[Targe
     port, data, ready = free_port(), stage.folder / "data", stage.folder / "ready.json"
     pid = stage.start(
         "mcpsite", sys.executable, str(_ROOT / "manage.py"), "up", "--data", str(data), "--no-demo", "--workers", "1",
-        "--port", str(port), "--ready-file", str(ready), environment=_own_engines(data),
+        "--port", str(port), "--ready-file", str(ready), environment=own_engines(data),
     )  # fmt: skip
     stage.wait("mcpsite", ready, _SITE_SECONDS)
     headers = (("Authorization", f"Bearer {_configure(data, upstream)}"),)
@@ -117,7 +117,7 @@ def _start_site(stage: Stage, generator: Generator, upstream: str) -> list[Targe
     return [modern, legacy]
 
 
-def _own_engines(data: Path) -> dict[str, str]:
+def own_engines(data: Path) -> dict[str, str]:
     """An environment in which nothing names another installation; empty values also win over a `.env` file."""
     return env.for_child(
         MCPSITE_DATA=str(data), DATABASE_URL="", DATABASE_OWNER_URL="", REDIS_URL="", SECRET_KEY="", ENCRYPTION_KEYS=""
@@ -126,7 +126,7 @@ def _own_engines(data: Path) -> dict[str, str]:
 
 def _configure(data: Path, upstream: str) -> str:
     done = subprocess.run(
-        python("bench.configure", "--upstream", upstream), env=_own_engines(data), capture_output=True, text=True
+        python("bench.configure", "--upstream", upstream), env=own_engines(data), capture_output=True, text=True
     )
     if done.returncode:
         raise BenchError(f"The site could not be configured:\n{done.stderr.strip()[-3000:]}")
