@@ -43,7 +43,7 @@ bench: .venv/.installed-dev
 	@exec $(BIN)/python -m bench $(ARGS)
 
 # The pictures of the guides, all or those that are named: make screenshots ARGS="dashboard records"
-screenshots: .venv/.installed-dev
+screenshots: programs .venv/.installed-dev
 	@exec $(BIN)/python -m mcpsite.tests.browser.screenshots $(ARGS)
 
 clean:

@@ -185,6 +185,14 @@ def connect_a_client(visitor: Visitor) -> None:
     visitor.page.get_by_role("tab", name="VS Code").click()
 
 
+def open_the_tools(visitor: Visitor) -> None:
+    """The operations on tools, of which one is a call."""
+    heading = visitor.page.locator("#operations-tag-tools")
+    heading.click()
+    visitor.page.locator(".opblock").first.wait_for()
+    heading.evaluate("element => element.scrollIntoView()")
+
+
 RECORDS = "/admin/audit/record/"
 PICTURES = [
     Picture("dashboard", "/admin/tools/datasource/", check_the_clock),
@@ -202,7 +210,7 @@ PICTURES = [
     Picture("record-denied", f"{RECORDS}?kind__exact=denied", follow("#result_list a")),
     Picture("agent-run", "/admin/agents/agent/", run_an_agent),
     Picture("connect", "/admin/tools/toolset/", connect_a_client),
-    Picture("api", "/api/docs/"),
+    Picture("api", "/api/docs/", open_the_tools),
     Picture("source", "/admin/", add_a_source),
 ]
 
