@@ -160,7 +160,6 @@ class RoleSerializer(serializers.ModelSerializer[Role]):
     permissions = PermissionField(
         many=True,
         required=False,
-        queryset=Permission.objects.select_related("content_type"),
         help_text="Django permissions, as `app.codename`. Only those that the caller has can be given.",
     )
 

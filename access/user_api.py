@@ -36,6 +36,7 @@ _PRIVILEGES = ("is_staff", "is_superuser", "user_permissions")
 class PermissionField(serializers.RelatedField[Permission, str, Any]):
     """A Django permission by its name, `app.codename`."""
 
+    queryset = Permission.objects.select_related("content_type")
     default_error_messages = {"does_not_exist": "There is no permission “{value}”: give `app.codename`."}
 
     def to_internal_value(self, data: Any) -> Permission:
@@ -109,7 +110,6 @@ class UserSerializer(_AccountSerializer):
         source="user_permissions",
         many=True,
         required=False,
-        queryset=Permission.objects.select_related("content_type"),
         help_text="Django permissions besides those of the roles, as `app.codename`. For superusers to change.",
     )
 
