@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import http.client
 import json
 import os
 import shutil
@@ -29,6 +28,7 @@ from mcpsite.demo.kept import upstream_environment
 from mcpsite.engines import Postgres, Valkey
 from mcpsite.greeting import Access, Progress, greet, greet_services
 from mcpsite.prelude import local_url
+from mcpsite.ready import answers
 from mcpsite.supervisor import Program, StopRequested, Supervisor, spawn
 from mcpsite.web import GRACEFUL_SECONDS, CannotListen, listen
 
@@ -265,14 +265,7 @@ def _counted(number: int, what: str) -> str:
 def _answers(url: str, path: str, host: str | None = None) -> bool:
     """Whether a GET of `path` at the server of `url`, called `host`, is answered with 200."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=1)
-    try:
-        connection.request("GET", path, headers={"Host": host or parts.netloc})
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    return answers(parts.hostname or "", parts.port, path, timeout=1, headers={"Host": host or parts.netloc})
 
 
 def _close_database_connections() -> None:

@@ -7,16 +7,23 @@ import http.client
 import sys
 
 
-def is_ready(port: int) -> bool:
-    """Whether `/readyz` says so within four seconds."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=4)
+def answers(
+    address: str, port: int | None, path: str, *, timeout: float, headers: dict[str, str] | None = None
+) -> bool:
+    """Whether a GET of `path` at this server is answered with 200 within `timeout` seconds for each step."""
+    connection = http.client.HTTPConnection(address, port, timeout=timeout)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path, headers=headers or {})
         return connection.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
+
+
+def is_ready(port: int) -> bool:
+    """Whether `/readyz` says so within four seconds."""
+    return answers("127.0.0.1", port, "/readyz", timeout=4)
 
 
 def main() -> None:
