@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
-from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, OpenerDirector, build_opener
 
@@ -46,6 +45,7 @@ PAGES: dict[str, dict[str, str]] = {
     "kind: changes": {"kind": "config"},
     "kind: system": {"kind": "system"},
     "denied": {"decision": "deny"},
+    "calls that failed": {"result": "failed"},
     "code ok": {"code": "ok"},
     "code tool_error": {"code": "tool_error"},
     "a rare code": {"code": RARE_CODE},
@@ -94,7 +94,7 @@ class Browser:
             with self._opener.open(self.base + path, timeout=60) as answer:
                 text: str = answer.read().decode()
                 return text
-        except URLError as error:
+        except OSError as error:
             raise BenchError(f"{path} could not be read: {error}") from error
 
     @staticmethod
@@ -176,7 +176,10 @@ def main() -> int:
             timings, machine = [], machine_ms()
             for name, asked in PAGES.items():
                 query = {key: value.format(**ids) for key, value in asked.items()}
-                timings.append(measure(browser, pid, name, query, options.rounds))
+                try:
+                    timings.append(measure(browser, pid, name, query, options.rounds))
+                except BenchError as error:
+                    raise BenchError(f"{error}{stage.last_lines('mcpsite')}") from error
                 print(f"{name:30} p95 {timings[-1].p95:7.1f} ms", file=sys.stderr, flush=True)
     except BenchError as error:
         print(f"The benchmark failed. {error}", file=sys.stderr)
@@ -184,9 +187,7 @@ def main() -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     others = 1 - (sum(each.cpu for each in timings) * options.rounds / max(machine_ms() - machine, 1))
-    print(
-        f"\n{options.rows:,} records, {options.rounds} questions of each sort, in ms. CPU: user and system time of the"
-    )
+    print(f"\n{options.rows:,} records, {options.rounds} questions of each sort, in ms.")
     print("CPU: user and system time of the installation with its PostgreSQL.")
     print(f"Others had {others:.0%} of the CPU time that was used meanwhile.\n")
     print("| Question | p50 | p95 | longest | CPU |\n| --- | --- | --- | --- | --- |")
