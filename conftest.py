@@ -17,6 +17,12 @@ from mcpsite.datadir import SUPERUSER
 
 _KEPT = (
     "audit\\_record%",
+    "audit\\_leaf",
+    "audit\\_node",
+    "audit\\_head",
+    "audit\\_cosignature",
+    "audit\\_anchor",
+    "audit\\_sign%",
     "django\\_migrations",
     "django\\_content\\_type",
     "auth\\_permission",
