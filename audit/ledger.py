@@ -88,6 +88,7 @@ class Ledger:
         self._pg: pq.abc.PGconn | None = None
         self._socket = -1
         self._lost = asyncio.Event()
+        self._pending = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -151,6 +152,7 @@ class Ledger:
         now = self._loop.time()
         pending = _Pending(encode(entry, self._keys, self.writer_id, self._seq), now, now + within)
         self._waiting.append(pending)
+        self._pending.set()
         self._bytes += pending.row.size
         if not self._in_flight and not self._due:
             self._send_soon()
@@ -323,6 +325,9 @@ class Ledger:
 
     async def _watch(self) -> None:
         while True:
+            if not self.queued:
+                self._pending.clear()
+                await self._pending.wait()
             await asyncio.sleep(_WATCH_SECONDS)
             # After a busy moment of this process the answer may have come, and only not been read yet.
             self._receive()

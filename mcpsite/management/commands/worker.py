@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
+import uvloop
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from procrastinate import App
@@ -38,7 +38,7 @@ class Command(BaseCommand):
         """Run until a signal asks to stop; what is under way is finished, or stopped after a while."""
         logger.debug("working on %s", options["what"])
         with app.replace_connector(app.connector.get_worker_connector()) as jobs:  # type: ignore[attr-defined]
-            asyncio.run(_agents(jobs) if options["what"] == "agents" else _jobs(jobs))
+            uvloop.run(_agents(jobs) if options["what"] == "agents" else _jobs(jobs))
 
 
 async def _jobs(jobs: App) -> None:
