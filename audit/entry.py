@@ -23,45 +23,11 @@ from datetime import UTC, datetime, timedelta
 from struct import Struct
 from typing import Any, NamedTuple
 
+from audit.verify import COLUMNS as COLUMNS
 from keyring.keys import KeyRing
 
 CT_PURPOSE, MAC_PURPOSE = "ledger", "ledger-mac"
 
-COLUMNS: tuple[tuple[str, str], ...] = (
-    ("rid", "uuid"),
-    ("at", "timestamptz"),
-    ("kind", "text"),
-    ("call_id", "uuid"),
-    ("writer_id", "uuid"),
-    ("writer_seq", "bigint"),
-    ("actor", "text"),
-    ("actor_id", "text"),
-    ("on_behalf_of", "text"),
-    ("token", "text"),
-    ("roles", "text"),
-    ("door", "text"),
-    ("client", "text"),
-    ("address", "text"),
-    ("connector", "text"),
-    ("tool", "text"),
-    ("effect", "text"),
-    ("definition", "bytea"),
-    ("policy_version", "bigint"),
-    ("decision", "text"),
-    ("code", "text"),
-    ("object_type", "text"),
-    ("object_id", "text"),
-    ("detail", "text"),
-    ("trace_id", "text"),
-    ("request_id", "text"),
-    ("args_commit", "bytea"),
-    ("result_commit", "bytea"),
-    ("result_bytes", "bigint"),
-    ("upstream_us", "bigint"),
-    ("total_us", "bigint"),
-    ("ct", "bytea"),
-    ("key_id", "text"),
-)
 ALL_COLUMNS = (*COLUMNS, ("leaf", "bytea"), ("mac", "bytea"))
 INSERT = f"INSERT INTO audit_record ({', '.join(name for name, _ in ALL_COLUMNS)}) VALUES "  # noqa: S608 - constants
 
