@@ -1,0 +1,84 @@
+"""Records as they are exported: read in pages, so that the memory stays flat, and written as docs/evidence.md says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from django.db import connection
+from django.db.models import Q, QuerySet
+
+from audit.entry import COLUMNS
+from audit.models import Record
+
+_NAMES = tuple(name for name, _ in COLUMNS)
+_PAGE = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A record with its place in the tree; `seq` is None while it is not sealed. `values` are those of `COLUMNS`."""
+
+    seq: int | None
+    id: int
+    leaf: bytes
+    values: tuple[Any, ...]
+
+    def shown(self) -> dict[str, Any]:
+        """The record as JSON has it."""
+        pairs = zip(_NAMES, _WRITERS, self.values, strict=True)
+        return {name: None if value is None else write(value) for name, write, value in pairs}
+
+
+def rfc3339(moment: datetime) -> str:
+    """UTC with microseconds, as `2026-11-23T12:00:00.000000Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+_AS_JSON: dict[str, Callable[[Any], Any]] = {
+    "uuid": str,
+    "timestamptz": rfc3339,
+    "text": str,
+    "bigint": int,
+    "bytea": lambda value: bytes(value).hex(),
+}
+_WRITERS = tuple(_AS_JSON[kind] for _, kind in COLUMNS)
+
+
+def as_json(line: Line) -> dict[str, Any]:
+    """One object of docs/evidence.md, "Record as JSON"."""
+    return {"seq": line.seq, "id": line.id, "leaf": line.leaf.hex(), "record": line.shown()}
+
+
+def json_line(line: Line) -> bytes:
+    """The object in one line."""
+    return orjson.dumps(as_json(line), option=orjson.OPT_APPEND_NEWLINE)
+
+
+def pages(rows: QuerySet[Record], size: int = _PAGE) -> Iterator[list[Line]]:
+    """The records of `rows`, oldest first, at most `size` at a time; no transaction is held between two pages."""
+    rows = rows.order_by("at", "id").values_list("id", "leaf", *_NAMES)
+    beyond = Q()
+    while True:
+        found: list[Any] = list(rows.filter(beyond)[:size])
+        if found:
+            yield _placed(found)
+        if len(found) < size:
+            return
+        last, at = found[-1][0], found[-1][2 + _NAMES.index("at")]
+        beyond = Q(Q(at__gt=at) | Q(at=at, id__gt=last), at__gte=at)
+
+
+def _placed(found: list[Any]) -> list[Line]:
+    places = places_of(each[0] for each in found)
+    return [Line(places.get(row[0]), row[0], bytes(row[1]), tuple(row[2:])) for row in found]
+
+
+def places_of(records: Iterable[int]) -> dict[int, int]:
+    """Number of a record → its `seq`, for those that are sealed."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT record_id, seq FROM audit_leaf WHERE record_id = ANY(%s)", [list(records)])
+        return dict(cursor.fetchall())

@@ -1,0 +1,67 @@
+"""Where an export goes: a folder, or a zip archive that is written from beginning to end."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Protocol
+
+# Of every file in an archive: so the same content makes the same bytes.
+_DATE = (1980, 1, 1, 0, 0, 0)
+_COMPRESSED = (".gz", ".png")
+
+
+class Target(Protocol):
+    """Takes one file after the other."""
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[IO[bytes]]:
+        """A stream to write the file `name` to; it is complete when the block ends without an error."""
+        yield  # type: ignore[misc]
+
+
+class Folder:
+    """A directory of files that only its owner may read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[IO[bytes]]:
+        """A new file. Raises FileExistsError: an export is written once."""
+        place = self._path / name
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+class Archive:
+    """A zip archive, written to a stream that need not be able to seek. Use it as a context."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._zip = zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED)
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        if failure[0] is None:
+            self._zip.close()
+        # Else it would write its directory when it is collected, and a torn archive would look like a whole one.
+        self._zip.fp = None
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[IO[bytes]]:
+        """An entry of the archive."""
+        entry = zipfile.ZipInfo(name, _DATE)
+        entry.external_attr = 0o600 << 16
+        entry.compress_type = zipfile.ZIP_STORED if name.endswith(_COMPRESSED) else zipfile.ZIP_DEFLATED
+        with self._zip.open(entry, "w", force_zip64=True) as stream:
+            yield stream
