@@ -62,8 +62,7 @@ class Guarded(Tagged):
 
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """The new object, with its address."""
-        serializer = self.get_serializer(data=request.data)
-        serializer.is_valid(raise_exception=True)
+        serializer = _checked(self.get_serializer(data=request.data))
         with transaction.atomic():
             self.perform_create(serializer)
             made: Any = serializer.instance
@@ -76,8 +75,7 @@ class Guarded(Tagged):
         """The object as it has become."""
         with transaction.atomic():
             obj = self.locked()
-            serializer = self.get_serializer(obj, data=request.data, partial=partial)
-            serializer.is_valid(raise_exception=True)
+            serializer = _checked(self.get_serializer(obj, data=request.data, partial=partial))
             self.perform_update(serializer)
             return self.answer(self.get_queryset().get(pk=obj.pk))
 
@@ -134,3 +132,14 @@ def _has(request: Request, header: str, tag: str, weakly: bool = False) -> bool:
     """Whether the header names this tag; a weak tag counts only where it may (RFC 9110, section 8.8.3.2)."""
     given = parse_etags(request.headers.get(header, ""))
     return "*" in given or tag in ((each.removeprefix("W/") if weakly else each) for each in given)
+
+
+def _checked(serializer: Any) -> Any:
+    """The serializer, which is valid. A misspelt field is refused: without its expiry, a token would have none."""
+    sent = serializer.initial_data
+    unknown = sorted(set(sent) - set(serializer.fields)) if isinstance(sent, dict) else []
+    if unknown:
+        told = exceptions.ErrorDetail("There is no such field.", "unknown_field")
+        raise exceptions.ValidationError({name[:80]: [told] for name in unknown})
+    serializer.is_valid(raise_exception=True)
+    return serializer

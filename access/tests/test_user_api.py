@@ -92,7 +92,8 @@ def test_names_that_look_the_same_are_the_same(root):
 
 def test_a_program_has_roles_and_no_password(root):
     Role.objects.create(name="support")
-    answer = root.post(PROGRAMS, {"username": "robot", "roles": ["support"], "password": PASSWORD, "is_staff": True})
+    answer = root.post(PROGRAMS, {"username": "robot", "roles": ["support"]})
+    assert root.post(PROGRAMS, {"username": "robot2", "password": PASSWORD, "is_staff": True}).status_code == 400
     assert answer.status_code == 201
     user = User.objects.get(username="robot")
     assert (user.is_service, user.is_staff, user.has_usable_password()) == (True, False, False)
@@ -197,3 +198,15 @@ def test_who_may_be_managed_is_the_same_in_one_query(manager):
         one_by_one = {user.username for user in User.objects.all() if may_manage(actor, user)}
         assert {user.username for user in manageable(actor)} == one_by_one, actor
     assert {user.username for user in manageable(own)} == {"manager", "nobody", "colleague"}
+
+
+def test_a_misspelt_field_is_refused_and_nothing_is_made(root):
+    answer = root.post(PROGRAMS, {"username": "bot", "roels": ["agent"]}, format="json")
+    assert answer.status_code == 400
+    assert answer.json()["errors"] == {"roels": [{"code": "unknown_field", "detail": "There is no such field."}]}
+    assert not User.objects.filter(username="bot").exists()
+
+
+def test_what_was_read_can_be_sent_back(root):
+    made = root.post(PROGRAMS, {"username": "bot"}, format="json").json()
+    assert root.patch(f"{PROGRAMS}{made['id']}/", made, format="json").status_code == 200

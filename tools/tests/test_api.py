@@ -169,10 +169,9 @@ def test_fields_that_are_not_for_callers_are_never_applied(client):
     client.patch(f"{SOURCES}{made['id']}/", forged)
     source = DataSource.objects.get()
     assert (str(source.pk), source.check_ok, source.checked_at) == (made["id"], None, None)
-    tool = make_tool(client, current=7, fingerprint="0" * 64, definition={"name": "forged"})
-    client.patch(
-        f"{TOOLS}find/", {"current": None, "fingerprint": "0" * 64, "definition": {}, "created_at": "2020-01-01"}
-    )
+    tool = make_tool(client, fingerprint="0" * 64, definition={"name": "forged"})
+    client.patch(f"{TOOLS}find/", {"fingerprint": "0" * 64, "definition": {}})
+    assert client.patch(f"{TOOLS}find/", {"current": None, "created_at": "2020-01-01"}).status_code == 400
     assert client.get(f"{TOOLS}find/").json()["fingerprint"] == tool["fingerprint"] != "0" * 64
 
 
