@@ -139,7 +139,7 @@ def _checked(serializer: Any) -> Any:
     sent = serializer.initial_data
     unknown = sorted(set(sent) - set(serializer.fields)) if isinstance(sent, dict) else []
     if unknown:
-        told = exceptions.ErrorDetail("There is no such field.", "unknown_field")
+        told = exceptions.ErrorDetail("There is no such field.", code="unknown_field")
         raise exceptions.ValidationError({name[:80]: [told] for name in unknown})
     serializer.is_valid(raise_exception=True)
     return serializer
