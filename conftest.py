@@ -23,6 +23,8 @@ _KEPT = (
     "audit\\_cosignature",
     "audit\\_anchor",
     "audit\\_sign%",
+    "audit\\_gap%",
+    "audit\\_retentionclass",
     "django\\_migrations",
     "django\\_content\\_type",
     "auth\\_permission",

@@ -78,6 +78,7 @@ MEANINGS: Mapping[str, str] = {
     "too_many_attempts": "too many wrong passwords; refused before the password is looked at (429)",
     "invalid_token": "a token that is unknown, expired or revoked (401); at `/mcp` one record an address and minute",
     "sealer_away": "no sealer signed a manifest in time; for the log, and the page of the export",
+    "held": "a legal hold keeps what was to be dropped or erased",
     "decryption_failed": (
         "a stored value that no key of the ring opens in its place; for the log, and the test of a source"
     ),

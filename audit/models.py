@@ -102,3 +102,9 @@ class Record(models.Model):
     def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused."""
         raise TypeError("A record of the ledger cannot be deleted.")
+
+
+# The tables beside the records; named here so that Django finds them.
+from audit.retention.models import Archive, Expiry, LegalHold, Month, RetentionClass  # noqa: E402
+
+__all__ = ["Archive", "Expiry", "LegalHold", "Month", "Record", "RecordQuerySet", "RetentionClass"]

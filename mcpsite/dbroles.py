@@ -13,6 +13,7 @@ _GRANTS = (
     "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role}",
     "REVOKE INSERT, UPDATE, DELETE ON django_migrations FROM {role}",
     "REVOKE UPDATE, DELETE, TRUNCATE ON audit_record FROM {role}",
+    "REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON audit_gap_drop, audit_gap_rule FROM {role}",
 )
 
 

@@ -1,0 +1,102 @@
+"""Legal holds: while one is in force, nothing in its scope is dropped or erased."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import connection, transaction
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from audit.changes import record_change, stored
+from audit.models import Record
+from audit.retention.models import LegalHold
+
+# The triggers of audit_legalhold and audit_drop_expired() take the same lock.
+_LOCK = 7_035_916_242
+Scope = LegalHold.Scope
+
+
+class Held(Exception):
+    """Something is held, and so cannot be dropped or erased; the message names the holds."""
+
+    code = "held"
+
+    def __init__(self, holds: list[LegalHold]) -> None:
+        self.holds = holds
+        super().__init__(f"Held by {', '.join(f'{each.name} ({each.matter})' for each in holds)}.")
+
+
+def in_force() -> QuerySet[LegalHold]:
+    """The holds that hold something now."""
+    return LegalHold.objects.filter(released_at=None)
+
+
+def held(principal: str, since: datetime | None = None, until: datetime | None = None) -> list[LegalHold]:
+    """The holds in force over any record of the principal from `since` to before `until`, where None has no bound.
+
+    Inside a transaction no hold can be placed or released until its end, so that what is decided on this stays right.
+    """
+    if connection.in_atomic_block:
+        take_turns()
+    overlapping = Q()
+    if since is not None:
+        overlapping &= Q(until=None) | Q(until__gt=since)
+    if until is not None:
+        overlapping &= Q(since=None) | Q(since__lt=until)
+    holds = in_force().filter(overlapping).order_by("placed_at")
+    return [each for each in holds if _concerns(each, principal, since, until)]
+
+
+def refuse_if_held(principal: str, since: datetime | None = None, until: datetime | None = None) -> None:
+    """Raise Held when a hold is in force over records of the principal."""
+    if found := held(principal, since, until):
+        raise Held(found)
+
+
+def take_turns() -> None:
+    """Wait for whoever places a hold or drops records, and keep others from it until the end of the transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+
+
+def _concerns(hold: LegalHold, principal: str, since: datetime | None, until: datetime | None) -> bool:
+    match hold.scope:
+        case Scope.PRINCIPAL:
+            return hold.value == principal
+        case Scope.TOOL | Scope.SOURCE:
+            return _called(hold, principal, since, until)
+    return True
+
+
+def _called(hold: LegalHold, principal: str, since: datetime | None, until: datetime | None) -> bool:
+    """Whether the principal has records of the tool or source, in the time that is both the hold's and asked for."""
+    rows = Record.objects.filter(Q(actor=principal) | Q(on_behalf_of=principal))
+    rows = rows.filter(tool=hold.value) if hold.scope == Scope.TOOL else rows.filter(connector=hold.value)
+    for first in (since, hold.since):
+        rows = rows if first is None else rows.filter(at__gte=first)
+    for last in (until, hold.until):
+        rows = rows if last is None else rows.filter(at__lt=last)
+    return rows.order_by().exists()
+
+
+def release(hold: LegalHold, reason: str, *, door: str, request: Any = None, actor: Any = None) -> None:
+    """End the hold and record who did and why. Raises ValidationError when it is released already."""
+    if not reason.strip():
+        raise ValidationError({"reason": "Say why the hold is released."})
+    with transaction.atomic():
+        current = LegalHold.objects.select_for_update().get(pk=hold.pk)
+        if not current.in_force:
+            raise ValidationError(f"{current} was released already, by {current.released_by}.")
+        before = stored(current)
+        user = actor if actor is not None else getattr(request, "user", None)
+        current.released_by = user.get_username() if user is not None else door
+        current.released_at = timezone.now()
+        current.release_reason = reason.strip()
+        current.save()
+        record_change(
+            action="update", obj=current, before=before, after=stored(current), door=door, request=request, actor=actor
+        )
+    hold.refresh_from_db()
