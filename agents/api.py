@@ -21,12 +21,15 @@ from access.models import Role, User
 from access.rest import BearerAuthentication, Conflict, ModelPermissions
 from agents.accounts import check_role, delete_agent, keep_account, may_edit_agent, may_edit_provider
 from agents.configuration import Refused, api_key_of, check_provider, set_api_key
-from agents.events import events, step_body
+from agents.events import MOST_STREAMS, events, followed, has_too_many, step_body
 from agents.models import LONGEST_INPUT, Agent, ModelProvider, Run
 from agents.providers import ask_to_test, record_test
 from agents.runs import RunRefused, cancel_run, start_run
 from audit.doors import RecordedViewSet
 from tools.models import Toolset
+
+# What somebody is told to wait who follows too many runs.
+_STREAM_SECONDS = 10
 
 
 class RunNotStarted(exceptions.APIException):
@@ -394,9 +397,14 @@ class RunViewSet(viewsets.ReadOnlyModelViewSet[Run]):
     def events(self, request: Request, pk: Any = None) -> HttpResponseBase:
         """Follow the run as it happens: `step`, `delta`, `calling`, `status`, and `end` as the last event."""
         run = self.get_object()
+        reader = _user(request).pk
+        if has_too_many(reader):
+            message = f"At most {MOST_STREAMS} runs can be followed at the same time: end another stream first."
+            raise exceptions.Throttled(_STREAM_SECONDS, message, code="too_many_streams")
         seen = request.headers.get("Last-Event-ID", "0")
         after = int(seen) if seen.isascii() and seen.isdecimal() and len(seen) < 9 else 0
-        stream = StreamingHttpResponse(events(run.pk, after, self._may_still_follow), content_type="text/event-stream")
+        told = events(run.pk, after, self._may_still_follow)
+        stream = StreamingHttpResponse(followed(reader, told), content_type="text/event-stream")
         # Proxies that would gather the answer are told not to (nginx).
         stream["Cache-Control"], stream["X-Accel-Buffering"] = "no-store", "no"
         return stream

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -23,6 +24,9 @@ _HEARTBEAT_SECONDS = 15.0
 _POLL_SECONDS = 2.0
 _LONGEST_SECONDS = 600.0
 _RETRY_MS = 2_000
+# Each stream holds a connection to Redis.
+MOST_STREAMS = 20
+_open: Counter[int] = Counter()
 _LIVE = frozenset({"delta", "calling"})
 
 
@@ -83,6 +87,23 @@ def _allowed(may: Callable[[], bool]) -> bool:
         return may()
     finally:
         connection.close()
+
+
+def has_too_many(user_id: int) -> bool:
+    """Whether the user follows as many runs as one may in each web worker."""
+    return _open[user_id] >= MOST_STREAMS
+
+
+async def followed(user_id: int, told: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The events, counted as one stream of that user for as long as they last."""
+    _open[user_id] += 1
+    try:
+        async for part in told:
+            yield part
+    finally:
+        _open[user_id] -= 1
+        if not _open[user_id]:
+            del _open[user_id]
 
 
 async def events(run_id: uuid.UUID, after: int, may: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:

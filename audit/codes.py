@@ -61,6 +61,7 @@ MEANINGS: Mapping[str, str] = {
     "worker_lost": "the agent worker died in the middle of it",
     "not_started": "no agent worker took it for an hour",
     "too_many_runs": "by REST: too many runs of this user are not finished (429)",
+    "too_many_streams": "by REST: this user follows too many runs at the same time (429)",
     "run_finished": "by REST: what is finished cannot be cancelled (409)",
     "create": "something was created",
     "update": "something was changed; the record has before and after",

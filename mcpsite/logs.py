@@ -10,6 +10,13 @@ from datetime import UTC, datetime
 request_id_now: ContextVar[str] = ContextVar("request_id", default="")
 
 
+def _traceback(record: logging.LogRecord) -> str:
+    """Where it happened, if that is of use: Django adds it to every page that is refused, which is no fault."""
+    if not record.exc_info or (record.name == "django.request" and record.levelno < logging.ERROR):
+        return ""
+    return logging.Formatter().formatException(record.exc_info)
+
+
 class JsonFormatter(logging.Formatter):
     """Formats a record as one line of ASCII JSON, so that no content can start a line of its own."""
 
@@ -24,8 +31,8 @@ class JsonFormatter(logging.Formatter):
         }
         if request_id := request_id_now.get():
             line["request_id"] = request_id
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        if traceback := _traceback(record):
+            line["exception"] = traceback
         return json.dumps(line, default=str)
 
 
@@ -37,4 +44,6 @@ class TextFormatter(logging.Formatter):
         message = record.getMessage().encode("unicode_escape").decode()
         time = datetime.fromtimestamp(record.created, UTC)
         text = f"{time:%H:%M:%S} {record.levelname.lower():7} {record.name}: {message}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return (
+            f"{text}\n{self.formatException(record.exc_info or (None, None, None))}" if _tells_where(record) else text
+        )

@@ -147,3 +147,24 @@ async def test_a_stream_ends_when_its_reader_is_no_longer_let_in(company, agent,
         assert (await found(run)).status == "queued"
         await in_thread(take[taken])
         assert [part async for part in stream] == []
+
+
+async def test_nobody_follows_more_runs_at_once_than_are_allowed(worker, agent, starter):
+    run = await ran(worker, agent, starter)
+
+    async def endless():
+        while True:
+            yield b": still here\n\n"
+
+    streams = [module.followed(starter.pk, endless()) for _ in range(module.MOST_STREAMS)]
+    for stream in streams:
+        await anext(stream)
+    _, raw = await in_thread(lambda: tokens.issue(starter, name="t", scopes=["read"]))
+    headers = {"Authorization": f"Bearer {raw}"}
+    refused = await AsyncClient().get(f"/api/v1/runs/{run.pk}/events/", headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (429, "too_many_streams")
+    await streams[0].aclose()
+    assert (await AsyncClient().get(f"/api/v1/runs/{run.pk}/events/", headers=headers)).status_code == 200
+    for stream in streams:
+        await stream.aclose()
+    assert not module.has_too_many(starter.pk)

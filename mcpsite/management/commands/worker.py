@@ -20,6 +20,8 @@ logger = logging.getLogger("mcpsite.worker")
 
 # Below what the supervisor waits for before it kills.
 _GRACEFUL_SECONDS = 15.0
+# So that an export of hours keeps nobody from synchronising a data source.
+_JOBS_AT_ONCE = 4
 # Older names of the same switch, which the library still obeys.
 _TRACING = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "LANGCHAIN_TRACING_V2")
 
@@ -43,7 +45,9 @@ class Command(BaseCommand):
 
 async def _jobs(jobs: App) -> None:
     async with jobs.open_async():
-        await jobs.run_worker_async(queues=["default"], name="jobs", shutdown_graceful_timeout=_GRACEFUL_SECONDS)
+        await jobs.run_worker_async(
+            queues=["default"], name="jobs", concurrency=_JOBS_AT_ONCE, shutdown_graceful_timeout=_GRACEFUL_SECONDS
+        )
 
 
 async def _agents(jobs: App) -> None:
