@@ -44,6 +44,5 @@ class TextFormatter(logging.Formatter):
         message = record.getMessage().encode("unicode_escape").decode()
         time = datetime.fromtimestamp(record.created, UTC)
         text = f"{time:%H:%M:%S} {record.levelname.lower():7} {record.name}: {message}"
-        return (
-            f"{text}\n{self.formatException(record.exc_info or (None, None, None))}" if _tells_where(record) else text
-        )
+        traceback = _traceback(record)
+        return f"{text}\n{traceback}" if traceback else text
