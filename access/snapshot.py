@@ -18,9 +18,11 @@ from typing import Any
 import jsonschema_rs
 import orjson
 from django.db import connection, transaction
+from django.db.models import Max
 
 from access.grants import Catalogue, callable_tools, compiled, stored_rows
 from access.models import ApiToken, PolicyVersion, RevokedSession, Role, User
+from audit.models import DataKey
 from keyring.keys import DecryptionError
 from tools.connectors.base import Source, Spec
 from tools.connectors.registry import connector_class, source_of
@@ -111,6 +113,8 @@ class Snapshot:
     tokens: Mapping[str, Principal]
     ended_sessions: frozenset[str]
     rules: tuple[Rule, ...]
+    # When data keys were last destroyed: writers make new ones then.
+    erased_at: datetime | None = None
     lists: dict[object, Any] = field(default_factory=dict)
     sessions: dict[str, Principal] = field(default_factory=dict)
 
@@ -140,6 +144,7 @@ def _load(before: Snapshot | None) -> Snapshot:
         tokens=_tokens(members),
         ended_sessions=frozenset(RevokedSession.objects.values_list("sid", flat=True)),
         rules=tuple(Rule.parse(*rule) for rule in EgressRule.objects.values_list("network", "port")),
+        erased_at=DataKey.objects.exclude(destroyed_at=None).aggregate(at=Max("destroyed_at"))["at"],
     )
 
 

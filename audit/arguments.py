@@ -10,12 +10,12 @@ from django.db import transaction
 from django.http import HttpRequest
 
 from audit.changes import record_event, type_of
-from audit.entry import CT_PURPOSE, commitment
+from audit.entry import commitment
 from audit.models import Record
-from keyring.keys import DecryptionError, ring
+from audit.opening import KeyDestroyed, payload_of
+from keyring.keys import DecryptionError
 
 PERMISSION = "audit.read_arguments"
-_SALT_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,13 @@ def open_arguments(request: HttpRequest, record: Record) -> Arguments:
 
 def _opened(record: Record) -> Arguments:
     try:
-        plain = ring().decrypt(bytes(record.ct or b""), purpose=CT_PURPOSE, context=record.rid.bytes)
-    except DecryptionError as error:
+        kept = payload_of(record)
+    except (DecryptionError, KeyDestroyed) as error:
         return Arguments(None, problem=str(error))
-    salt, raw = plain[:_SALT_BYTES], plain[_SALT_BYTES:]
-    if not raw:
+    if not kept.arguments:
         return Arguments(None)
-    made = commitment(salt, b"a", raw)
-    return Arguments(_indented(raw), hmac.compare_digest(made or b"", bytes(record.args_commit or b"")))
+    made = commitment(kept.salt, b"a", kept.arguments)
+    return Arguments(_indented(kept.arguments), hmac.compare_digest(made or b"", bytes(record.args_commit or b"")))
 
 
 def _indented(raw: bytes) -> str:

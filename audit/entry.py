@@ -7,8 +7,9 @@ bigint, a uuid 16 bytes, text is UTF-8. That is how the row crosses the wire and
 back.
 
 Arguments and results enter by commitment: `HMAC-SHA-256(salt, 0x61 || arguments)` and `HMAC-SHA-256(salt, 0x72 ||
-result)` over the raw bytes, with a random 32-byte salt of the record. `ct` holds `salt || arguments`, encrypted and
-bound to the record's id, so that whoever holds the key can recompute both, and whoever does not cannot guess.
+result)` over the raw bytes, with a random 32-byte salt of the record. `ct` holds the salt and what is kept of both
+(`audit.payload`), encrypted with the key of the subject and the month (`audit.datakeys`) and bound to the record's id,
+so that whoever holds the key can recompute both, and whoever does not cannot guess.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from datetime import UTC, datetime, timedelta
 from struct import Struct
 from typing import Any, NamedTuple
 
+from audit.datakeys import NOBODY, DataKey, DataKeys, Subject
+from audit.payload import SALT_BYTES, Payload, packed
 from audit.verify import COLUMNS as COLUMNS
 from keyring.keys import KeyRing
 
+# The purpose of CT is that of records from before there were data keys.
 CT_PURPOSE, MAC_PURPOSE = "ledger", "ledger-mac"
 
 ALL_COLUMNS = (*COLUMNS, ("leaf", "bytea"), ("mac", "bytea"))
@@ -38,11 +42,14 @@ _NULL = _LENGTH.pack(-1)
 _PACKED_LENGTHS = tuple(_LENGTH.pack(length) for length in range(1024))
 _LONGEST_TEXT = 512
 _LONGEST_DETAIL = 256 * 1024
+_LONGEST_SHOWN = 32 * 1024
 
 
 class Entry(NamedTuple):
     """What the caller of the ledger knows about an event. Times in microseconds; `arguments` and `result` are raw
-    bytes. Without `keeps_arguments` the arguments are committed to, but not kept.
+    bytes. Without `keeps_arguments` the arguments are committed to, but not kept; `some_arguments` are kept instead of
+    them where a policy drops others. `shown` is the JSON of what a policy shows, `subject` whose data it is (otherwise
+    the actor's). Of a result, `keeps_result` bytes at most are kept.
 
     A named tuple, since every call makes one or two of them and a frozen dataclass costs twice as much.
     """
@@ -74,15 +81,23 @@ class Entry(NamedTuple):
     result: bytes | None = None
     upstream_us: int | None = None
     total_us: int | None = None
+    shown: str | None = None
+    some_arguments: bytes | None = None
+    keeps_result: int = 0
+    subject: Subject | None = None
 
 
 class Row(NamedTuple):
-    """An entry as it is stored: the binary parameters of `ALL_COLUMNS`, in order."""
+    """An entry as it is stored: the binary parameters of `ALL_COLUMNS`, in order.
+
+    `key` is what its `ct` is encrypted with: whoever writes the row has to write that too, unless it is `stored`.
+    """
 
     rid: uuid.UUID
     at_us: int
     parameters: tuple[bytes | None, ...]
     size: int
+    key: DataKey | None = None
 
 
 def uuid7() -> uuid.UUID:
@@ -130,18 +145,17 @@ def commitment(salt: bytes, tag: bytes, raw: bytes | None) -> bytes | None:
     return None if raw is None else hmac.digest(salt, tag + raw, "sha256")
 
 
-def encode(entry: Entry, ring: KeyRing, writer_id: uuid.UUID, writer_seq: int | None) -> Row:
+def encode(entry: Entry, keys: DataKeys, writer_id: uuid.UUID, writer_seq: int | None) -> Row:
     """Give the entry its id and time, commit to its content and lay out the row."""
     rid = uuid7()
     at_us = time.time_ns() // 1_000 - _EPOCH_US
-    args_commit = result_commit = sealed = key_id = None
+    args_commit = result_commit = sealed = key = key_id = None
     if entry.arguments is not None or entry.result is not None:
-        salt = os.urandom(32)
+        salt = os.urandom(SALT_BYTES)
         args_commit = commitment(salt, b"a", entry.arguments)
         result_commit = commitment(salt, b"r", entry.result)
-        kept = entry.arguments if entry.keeps_arguments and entry.arguments else b""
-        sealed = ring.encrypt(salt + kept, purpose=CT_PURPOSE, context=rid.bytes)
-        key_id = ring.primary.encode()
+        key = keys.of(entry.subject or entry.actor_id or NOBODY, at_us)
+        sealed, key_id = key.encrypt(packed(_payload(entry, salt)), rid.bytes), key.id
     fields = (
         rid.bytes,
         _BIGINT.pack(at_us),
@@ -176,23 +190,34 @@ def encode(entry: Entry, ring: KeyRing, writer_id: uuid.UUID, writer_seq: int | 
         _bigint(entry.total_us),
         sealed,
         key_id,
+        text(entry.shown, _LONGEST_SHOWN),
     )
     leaf = leaf_of(fields)
     # What varies: arguments and detail; the rest of a record is less than a kilobyte.
-    size = 1024 + len(sealed or b"") + len(entry.detail or "")
-    return Row(rid, at_us, (*fields, leaf, mac_of(ring, leaf, writer_id, writer_seq)), size)
+    size = 1024 + len(sealed or b"") + len(entry.detail or "") + len(entry.shown or "")
+    return Row(rid, at_us, (*fields, leaf, mac_of(keys.ring, leaf, writer_id, writer_seq)), size, key)
+
+
+def _payload(entry: Entry, salt: bytes) -> Payload:
+    result, beginning = entry.result if entry.keeps_result else None, None
+    if result is not None and len(result) > entry.keeps_result:
+        result, beginning = None, result[: entry.keeps_result]
+    if entry.some_arguments is not None:
+        return Payload(salt, None, entry.some_arguments, result, beginning)
+    return Payload(salt, entry.arguments if entry.keeps_arguments else None, None, result, beginning)
 
 
 _PYTHON: dict[str, Callable[[bytes], object]] = {
     "uuid": lambda raw: uuid.UUID(bytes=raw),
     "timestamptz": lambda raw: _EPOCH + timedelta(microseconds=_BIGINT.unpack(raw)[0]),
+    "date": lambda raw: _EPOCH.date() + timedelta(days=_LENGTH.unpack(raw)[0]),
     "text": bytes.decode,
     "bigint": lambda raw: _BIGINT.unpack(raw)[0],
     "bytea": bytes,
 }
 
 
-def python_values(row: Row) -> list[Any]:
-    """The row as Python values, for a connection that takes those."""
-    pairs = zip(ALL_COLUMNS, row.parameters, strict=True)
+def python_values(columns: tuple[tuple[str, str], ...], parameters: tuple[bytes | None, ...]) -> list[Any]:
+    """Binary parameters of these columns as Python values, for a connection that takes those."""
+    pairs = zip(columns, parameters, strict=True)
     return [None if raw is None else _PYTHON[kind](raw) for (_, kind), raw in pairs]

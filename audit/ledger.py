@@ -23,6 +23,7 @@ import psycopg
 from django.db import connections
 from psycopg import pq
 
+from audit.datakeys import INSERT_KEY, KEY_COLUMNS, DataKeys
 from audit.entry import ALL_COLUMNS, INSERT, Entry, Row, encode, python_values
 from audit.histogram import Histogram
 from keyring.keys import KeyRing, ring
@@ -42,7 +43,7 @@ _AGAIN_SECONDS = 0.1
 _LASTING = frozenset((b"22", b"23"))
 _BATCH_BYTES, _QUEUE_BYTES = 4 * 1024 * 1024, 64 * 1024 * 1024
 _WATCH_SECONDS = 0.02
-_OIDS = {"uuid": 2950, "timestamptz": 1184, "text": 25, "bigint": 20, "bytea": 17}
+_OIDS = {"uuid": 2950, "timestamptz": 1184, "text": 25, "bigint": 20, "bytea": 17, "date": 1082}
 _WIDTH = len(ALL_COLUMNS)
 # Statements that write so many rows at once, the largest first: one plan and one partition lookup for all of them.
 _SIZES = (32, 16, 8, 4, 2, 1)
@@ -73,7 +74,7 @@ class Ledger:
         self.rows = 0
         self.waits = Histogram()
         self._conninfo = conninfo
-        self._keys = keys or ring()
+        self._keys = DataKeys(keys or ring())
         self._seq = 0
         self._waiting: deque[_Pending] = deque()
         self._in_flight: list[_Pending] = []
@@ -147,6 +148,10 @@ class Ledger:
         if not self._full():
             self._enqueue(entry, ANSWER_SECONDS)
 
+    def forget_keys(self) -> None:
+        """Encrypt what comes from here on with new keys: some of those in use may have been destroyed."""
+        self._keys.forget()
+
     def _enqueue(self, entry: Entry, within: float) -> _Pending:
         self._seq += 1
         now = self._loop.time()
@@ -178,11 +183,18 @@ class Ledger:
         self._sent_at = self._loop.time()
         self._failed = None
         try:
+            self._send_keys(self._pg)
             self._send_rows(self._pg, [pending.row.parameters for pending in self._in_flight])
             self._pg.pipeline_sync()
             self._flush()
         except psycopg.Error as error:
             self._lose(f"sending failed: {error}")
+
+    def _send_keys(self, pg: pq.abc.PGconn) -> None:
+        """The keys that rows of this transaction are encrypted with, unless they are known to be there."""
+        keys = [pending.row.key for pending in self._in_flight]
+        for key in {each.id: each for each in keys if each is not None and not each.stored}.values():
+            pg.send_query_prepared(b"key", key.parameters, [1] * len(KEY_COLUMNS))
 
     def _send_rows(self, pg: pq.abc.PGconn, rows: list[tuple[bytes | None, ...]]) -> None:
         if self._uncertain:
@@ -243,6 +255,8 @@ class Ledger:
             self._bytes -= sum(pending.row.size for pending in batch)
             now = self._loop.time()
             for pending in batch:
+                if pending.row.key is not None:
+                    pending.row.key.stored = True
                 self.waits.observe(int((now - pending.since) * 1_000_000))
                 if pending.written is not None and not pending.written.done():
                     pending.written.set_result(None)
@@ -342,6 +356,8 @@ class Ledger:
 
 
 def _prepare(pg: pq.abc.PGconn) -> None:
+    places = ", ".join(f"${place}" for place in range(1, len(KEY_COLUMNS) + 1))
+    _check(pg.prepare(b"key", INSERT_KEY.format(places).encode(), [_OIDS[kind] for _, kind in KEY_COLUMNS]))
     oids = [_OIDS[kind] for _, kind in ALL_COLUMNS]
     for size in _SIZES:
         rows = (range(row * _WIDTH + 1, (row + 1) * _WIDTH + 1) for row in range(size))
@@ -362,6 +378,7 @@ def _process_writer_id() -> uuid.UUID:
 
 
 _RECORD_SQL = f"{INSERT}({', '.join(['%s'] * _WIDTH)})"
+_KEY_SQL = INSERT_KEY.format(", ".join(["%s"] * len(KEY_COLUMNS)))
 
 
 def record(entry: Entry, using: str = "default") -> uuid.UUID:
@@ -370,7 +387,10 @@ def record(entry: Entry, using: str = "default") -> uuid.UUID:
     It has no sequence number: a transaction that is rolled back must not look like a missing record.
     Raises django.db.Error, which is meant to take the change with it.
     """
-    row = encode(entry, ring(), _process_writer_id(), None)
+    # Keys of its own: those of a transaction that is rolled back are gone with it.
+    row = encode(entry, DataKeys(ring()), _process_writer_id(), None)
     with connections[using].cursor() as cursor:
-        cursor.execute(_RECORD_SQL, python_values(row))
+        if row.key is not None:
+            cursor.execute(_KEY_SQL, python_values(KEY_COLUMNS, row.key.parameters))
+        cursor.execute(_RECORD_SQL, python_values(ALL_COLUMNS, row.parameters))
     return row.rid

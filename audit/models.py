@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from django.db import models
+from django.db.models.functions import Now
+
+from keyring.fields import EncryptedJSONField
 
 
 class RecordQuerySet(models.QuerySet["Record"]):
@@ -78,6 +81,7 @@ class Record(models.Model):
     total_us = models.BigIntegerField("time until recording, µs", null=True)
     ct = models.BinaryField("encrypted salt and arguments", null=True)
     key_id = models.TextField(null=True)
+    shown = models.TextField("arguments shown", null=True, help_text="JSON of what the tool's policy shows of them.")
     leaf = models.BinaryField()
     mac = models.BinaryField()
 
@@ -90,6 +94,7 @@ class Record(models.Model):
         permissions = (
             ("view_metrics", "Can read the metrics at /metrics"),
             ("read_arguments", "Can read the arguments of calls"),
+            ("erase_subject", "Can erase what the ledger keeps of a person"),
         )
 
     def __str__(self) -> str:
@@ -104,7 +109,58 @@ class Record(models.Model):
         raise TypeError("A record of the ledger cannot be deleted.")
 
 
+class DataKey(models.Model):
+    """A key that encrypts what records keep of one subject and month. Without `wrapped` it is destroyed, for ever.
+
+    Writers of the ledger insert them (`audit.datakeys`); here they are read, wrapped anew and destroyed.
+    """
+
+    id = models.UUIDField(primary_key=True)
+    subject_kind = models.TextField(help_text="`user`, or what the policy of a tool calls such a subject.")
+    subject = models.TextField(help_text="The id of the user, or the keyed hash of the value of an argument.")
+    month = models.DateField()
+    wrapped = EncryptedJSONField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+    destroyed_at = models.DateTimeField(null=True)
+    destroyed_by = models.TextField(null=True)
+    reason = models.TextField(null=True)
+
+    class Meta:
+        db_table = "audit_dek"
+        ordering = ("month",)
+        default_permissions = ()
+        verbose_name = "data key"
+
+    def __str__(self) -> str:
+        return f"{self.subject_kind} {self.subject[:12]}, {self.month:%Y-%m}"
+
+
+class SubjectHashKey(models.Model):
+    """The one key under which values of arguments become subjects, so that the table of keys holds no value."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    key = EncryptedJSONField()
+
+    class Meta:
+        db_table = "audit_subject_hash_key"
+        default_permissions = ()
+        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="one_subject_hash_key")]
+
+    def __str__(self) -> str:
+        return "key of subjects"
+
+
 # The tables beside the records; named here so that Django finds them.
 from audit.retention.models import Archive, Expiry, LegalHold, Month, RetentionClass  # noqa: E402
 
-__all__ = ["Archive", "Expiry", "LegalHold", "Month", "Record", "RecordQuerySet", "RetentionClass"]
+__all__ = [
+    "Archive",
+    "DataKey",
+    "Expiry",
+    "LegalHold",
+    "Month",
+    "Record",
+    "RecordQuerySet",
+    "RetentionClass",
+    "SubjectHashKey",
+]

@@ -52,9 +52,10 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("total_us", "bigint"),
     ("ct", "bytea"),
     ("key_id", "text"),
+    ("shown", "text"),
 )
 # How many columns a leaf covered, ever.
-FORMATS: tuple[int, ...] = (33,)
+FORMATS: tuple[int, ...] = (33, 34)
 
 _LENGTH, _BIGINT = Struct("!i"), Struct("!q")
 _NULL = _LENGTH.pack(-1)

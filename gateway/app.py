@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from datetime import datetime
 from typing import NamedTuple
 
 import orjson
@@ -50,6 +51,7 @@ class Gateway:
     def __init__(self, conninfo: str) -> None:
         self.ledger = Ledger(conninfo)
         self.connectors = Connectors()
+        self._erased_at: datetime | None = None
         self.feed = Feed(conninfo, self._swapped)
         self.budgets = Budgets(settings.REDIS_URL, settings.WEB_WORKERS)
         self.meter = Meter()
@@ -60,6 +62,9 @@ class Gateway:
 
     def _swapped(self, snapshot: Snapshot) -> None:
         self.connectors.replace(snapshot)
+        if snapshot.erased_at != self._erased_at:
+            self._erased_at = snapshot.erased_at
+            self.ledger.forget_keys()
 
     async def start(self) -> None:
         """Begin to connect; returns at once, also when services are away."""

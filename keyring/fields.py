@@ -8,7 +8,7 @@ import orjson
 from django.core.exceptions import FieldError
 from django.db import models
 
-from keyring.keys import ring
+from keyring.keys import KeyRing, ring
 
 PURPOSE = "field"
 
@@ -27,6 +27,15 @@ class Ciphertext(bytes):
 
 class Sealed(Ciphertext):
     """A ciphertext that was made for the row that it is about to be written to."""
+
+
+def _context(table: str, key: object, column: str) -> bytes:
+    return f"{table}|{key}|{column}".encode()
+
+
+def sealed_for(keys: KeyRing, table: str, key: object, column: str, value: Any) -> Sealed:
+    """The value as an `EncryptedJSONField` of that row would encrypt it: for rows that are written without a model."""
+    return Sealed(keys.encrypt(orjson.dumps(value), purpose=PURPOSE, context=_context(table, key, column)))
 
 
 class _Attribute:
@@ -81,8 +90,7 @@ class EncryptedJSONField(models.BinaryField):  # type: ignore[type-arg]
 
     def context(self, instance: models.Model) -> bytes:
         """What the ciphertext is bound to: table, primary key, column."""
-        key = self.model._meta.pk.to_python(instance.pk)
-        return f"{self.model._meta.db_table}|{key}|{self.column}".encode()
+        return _context(self.model._meta.db_table, self.model._meta.pk.to_python(instance.pk), self.column)
 
     def opened(self, value: Ciphertext, instance: models.Model) -> Any:
         """The value that was encrypted for this row. Raises DecryptionError."""

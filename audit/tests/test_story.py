@@ -239,7 +239,7 @@ def test_arguments_that_were_not_kept_are_said_not_to_be():
 
 def test_arguments_of_a_lost_key_are_said_to_be_unreadable(monkeypatch):
     made = make_record(arguments=b"{}")
-    monkeypatch.setattr("audit.arguments.ring", lambda: keys.KeyRing({"other": b"x" * 32}))
+    monkeypatch.setattr("keyring.fields.ring", lambda: keys.KeyRing({"other": b"x" * 32}))
     page = html.unescape(make_root().post(address(made, "arguments")).content.decode())
     assert "cannot be decrypted" in page
     assert "not in the key ring" in page

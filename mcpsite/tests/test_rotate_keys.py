@@ -11,7 +11,6 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from audit.ledger import Entry, record
 from audit.models import Record
 from keyring import rotation
 from keyring.keys import KeyRing, ring
@@ -124,7 +123,13 @@ def test_what_cannot_be_read_is_named_left_alone_and_does_not_stop_the_others(ke
 @pytest.mark.django_db
 def test_the_ledger_keeps_its_keys_and_that_is_said(keys):
     keys(f"old7:{OLD}")
-    record(Entry(kind="call", code="ok", arguments=b"{}"))
+    rid = uuid.uuid4()
+    with connection.cursor() as cursor:  # As records were before there were data keys.
+        cursor.execute(
+            "INSERT INTO audit_record (rid, at, kind, writer_id, code, ct, key_id, leaf, mac)"
+            " VALUES (%s, now(), 'call', %s, 'ok', '', 'old7', '', '')",
+            [rid, rid],
+        )
     keys(f"new:{NEW},old7:{OLD},idle:{base64.b64encode(os.urandom(32)).decode()}")
     said = rotate(dry_run=True)
     assert "old7: 0 values, 1 records of the ledger: is still needed" in said
