@@ -199,12 +199,12 @@ def encode(entry: Entry, keys: DataKeys, writer_id: uuid.UUID, writer_seq: int |
 
 
 def _payload(entry: Entry, salt: bytes) -> Payload:
-    result, beginning = entry.result if entry.keeps_result else None, None
-    if result is not None and len(result) > entry.keeps_result:
-        result, beginning = None, result[: entry.keeps_result]
-    if entry.some_arguments is not None:
-        return Payload(salt, None, entry.some_arguments, result, beginning)
-    return Payload(salt, entry.arguments if entry.keeps_arguments else None, None, result, beginning)
+    arguments = entry.arguments if entry.keeps_arguments and entry.some_arguments is None else None
+    if entry.result is None or not entry.keeps_result:
+        return Payload(salt, arguments, entry.some_arguments)
+    if len(entry.result) > entry.keeps_result:
+        return Payload(salt, arguments, entry.some_arguments, None, entry.result[: entry.keeps_result])
+    return Payload(salt, arguments, entry.some_arguments, entry.result)
 
 
 _PYTHON: dict[str, Callable[[bytes], object]] = {

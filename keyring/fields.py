@@ -29,7 +29,7 @@ class Sealed(Ciphertext):
     """A ciphertext that was made for the row that it is about to be written to."""
 
 
-def _context(table: str, key: object, column: str) -> bytes:
+def _context(table: str, key: object, column: str | None) -> bytes:
     return f"{table}|{key}|{column}".encode()
 
 

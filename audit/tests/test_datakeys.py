@@ -167,7 +167,7 @@ def test_a_new_month_has_new_keys() -> None:
 def test_a_record_inside_a_transaction_brings_its_key() -> None:
     made = make_record(subject=Subject("customer", "ab" * 32))
     assert payload_of(made).arguments == b'{"a":1}'
-    key = DataKey.objects.get(pk=made.key_id)
+    key = DataKey.objects.get(pk=str(made.key_id))
     assert (key.subject_kind, key.subject, key.month) == ("customer", "ab" * 32, made.at.date().replace(day=1))
 
 
@@ -177,7 +177,7 @@ def test_a_record_inside_a_transaction_brings_its_key() -> None:
 @pytest.mark.django_db
 def test_without_its_key_nothing_is_readable_and_the_leaf_stays() -> None:
     made = make_record()
-    destroy(DataKey.objects.get(pk=made.key_id))
+    destroy(DataKey.objects.get(pk=str(made.key_id)))
     with pytest.raises(KeyDestroyed, match="destroyed on"):
         payload_of(made)
     assert leaf_of(fields_of(made)) == bytes(made.leaf)
@@ -234,7 +234,7 @@ def test_a_key_is_neither_deleted_nor_given_to_somebody_else(statement: str) -> 
 @pytest.mark.django_db
 def test_a_destroyed_key_stays_destroyed() -> None:
     made = make_record()
-    key = DataKey.objects.get(pk=made.key_id)
+    key = DataKey.objects.get(pk=str(made.key_id))
     destroy(key)
     with pytest.raises(DatabaseError), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("UPDATE audit_dek SET wrapped = 'x', destroyed_at = NULL WHERE id = %s", [key.pk])

@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from audit import entry
+from audit.datakeys import DataKeys
 from audit.verify import (
     COLUMNS,
     COSIGNATURE,
@@ -249,7 +250,7 @@ def test_a_head_that_is_not_written_as_it_must_be_is_refused(old, new):
 def test_the_ledger_writes_the_leaf_that_the_verifier_computes():
     row = entry.encode(
         entry.Entry("call", "ok", actor="ada", arguments=b'{"a": 1}', result=b"[]", total_us=12, detail="ü" * 700),
-        KeyRing({"k1": bytes(32)}),
+        DataKeys(KeyRing({"k1": bytes(32)})),
         UUID(int=1),
         5,
     )
