@@ -80,6 +80,7 @@ MEANINGS: Mapping[str, str] = {
     "invalid_token": "a token that is unknown, expired or revoked (401); at `/mcp` one record an address and minute",
     "sealer_away": "no sealer signed a manifest in time; for the log, and the page of the export",
     "held": "a legal hold keeps what was to be dropped or erased",
+    "erased": "what the record kept was erased: its data key is destroyed, and nobody can read it any more (410)",
     "decryption_failed": (
         "a stored value that no key of the ring opens in its place; for the log, and the test of a source"
     ),
