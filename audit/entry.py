@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from struct import Struct
 from typing import Any, NamedTuple
 
-from audit.datakeys import NOBODY, DataKey, DataKeys, Subject
+from audit.datakeys import KEY_COLUMNS, NOBODY, DataKey, DataKeys, Subject
 from audit.payload import SALT_BYTES, Payload, packed
 from audit.verify import COLUMNS as COLUMNS
 from keyring.keys import KeyRing
@@ -217,7 +217,16 @@ _PYTHON: dict[str, Callable[[bytes], object]] = {
 }
 
 
-def python_values(columns: tuple[tuple[str, str], ...], parameters: tuple[bytes | None, ...]) -> list[Any]:
-    """Binary parameters of these columns as Python values, for a connection that takes those."""
+def python_values(row: Row) -> list[Any]:
+    """The row as Python values, for a connection that takes those."""
+    return _values(ALL_COLUMNS, row.parameters)
+
+
+def key_values(key: DataKey) -> list[Any]:
+    """The row of a key, likewise."""
+    return _values(KEY_COLUMNS, key.parameters)
+
+
+def _values(columns: tuple[tuple[str, str], ...], parameters: tuple[bytes | None, ...]) -> list[Any]:
     pairs = zip(columns, parameters, strict=True)
     return [None if raw is None else _PYTHON[kind](raw) for (_, kind), raw in pairs]

@@ -24,7 +24,7 @@ from django.db import connections
 from psycopg import pq
 
 from audit.datakeys import INSERT_KEY, KEY_COLUMNS, DataKeys
-from audit.entry import ALL_COLUMNS, INSERT, Entry, Row, encode, python_values
+from audit.entry import ALL_COLUMNS, INSERT, Entry, Row, encode, key_values, python_values
 from audit.histogram import Histogram
 from keyring.keys import KeyRing, ring
 
@@ -391,6 +391,6 @@ def record(entry: Entry, using: str = "default") -> uuid.UUID:
     row = encode(entry, DataKeys(ring()), _process_writer_id(), None)
     with connections[using].cursor() as cursor:
         if row.key is not None:
-            cursor.execute(_KEY_SQL, python_values(KEY_COLUMNS, row.key.parameters))
-        cursor.execute(_RECORD_SQL, python_values(ALL_COLUMNS, row.parameters))
+            cursor.execute(_KEY_SQL, key_values(row.key))
+        cursor.execute(_RECORD_SQL, python_values(row))
     return row.rid

@@ -14,6 +14,7 @@ from unittest.mock import patch
 from django.db import connections
 from django.utils import timezone
 
+from audit.datakeys import DataKeys
 from audit.entry import ALL_COLUMNS, INSERT, Entry, encode, python_values
 from keyring.keys import ring
 
@@ -50,7 +51,8 @@ def write(month: date, entries: Iterable[dict[str, Any]]) -> list[uuid.UUID]:
     rids = []
     seconds = itertools.count(calendar.timegm((month.year, month.month, 1, 0, 1, 0)), 60)
     with patch("audit.entry.time", SimpleNamespace(time_ns=lambda: next(seconds) * 10**9)):
-        rows = [encode(Entry(**{"kind": "call", "code": "ok", **each}), ring(), uuid.uuid4(), None) for each in entries]
+        keys = DataKeys(ring())
+        rows = [encode(Entry(**{"kind": "call", "code": "ok", **each}), keys, uuid.uuid4(), None) for each in entries]
     places = ", ".join(["%s"] * len(ALL_COLUMNS))
     with connections["owner"].cursor() as cursor:
         for row in rows:
