@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from django.conf import settings
-from django.contrib.auth.models import Permission
+from django.contrib.auth.models import Group, Permission
 from django.db import connection, models, transaction
 
 from access.models import Role, User
@@ -72,6 +72,33 @@ def _view_permissions() -> models.QuerySet[Permission]:
     return meaningful_permissions().filter(codename__startswith="view_")
 
 
+def complete_roles() -> list[str]:
+    """The standard roles that hold all that they are made with; none where there are no tables yet."""
+    tables = connection.introspection.table_names()
+    if Group._meta.db_table not in tables or Permission._meta.db_table not in tables:
+        return []
+    return [name for name, wanted in _STANDARD.items() if _lacking(name, wanted()) == set()]
+
+
+def _lacking(name: str, wanted: models.QuerySet[Permission]) -> set[int] | None:
+    group = Group.objects.filter(name=name).first()
+    if group is None:
+        return None
+    return set(wanted.values_list("pk", flat=True)) - set(group.permissions.values_list("pk", flat=True))
+
+
+def complete_again(names: list[str]) -> None:
+    """Give the roles of these names what came with a new version; a role that somebody narrowed is none of them."""
+    for name in names:
+        if not _lacking(name, _STANDARD[name]()):
+            continue
+        with transaction.atomic():
+            role = Role.objects.get(name=name)
+            before = snapshot(role)
+            role.permissions.add(*_STANDARD[name]())
+            record_change(action="update", obj=role, before=before, after=snapshot(role), door=DOOR)
+
+
 def first_administrator() -> tuple[str, str | None]:
     """The name of a superuser and, only when this call had to create one, the password of `admin`.
 
@@ -96,6 +123,13 @@ def _create_administrator(role: Role, password: str) -> User:
     if settings.DATA_DIR.exists:
         write_private(settings.DATA_DIR.path / "secrets" / PASSWORD_FILE, password)
     return user
+
+
+# The permissions that the standard roles are made with.
+_STANDARD: dict[str, Callable[[], models.QuerySet[Permission]]] = {
+    ADMINISTRATOR: _every_permission,
+    AUDITOR: _view_permissions,
+}
 
 
 def _free_username() -> str:

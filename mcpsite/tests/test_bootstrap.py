@@ -7,12 +7,20 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.db import connection
 from pytest_django import Settings
 
 from access.models import Role, User
 from audit.models import Record
-from mcpsite.bootstrap import ensure_role, ensure_standard_roles, first_administrator, new_password
+from mcpsite.bootstrap import (
+    complete_again,
+    complete_roles,
+    ensure_role,
+    ensure_standard_roles,
+    first_administrator,
+    new_password,
+)
 from mcpsite.datadir import DataDir
 
 
@@ -86,6 +94,25 @@ def test_a_role_that_somebody_changed_stays_so():
     assert not auditor.permissions.exists()
     assert ensure_role("auditor", "other").description == auditor.description
     assert Role.objects.count() == 2
+
+
+@pytest.mark.django_db
+def test_what_comes_with_a_new_version_goes_to_roles_that_held_everything():
+    administrator, auditor = ensure_standard_roles()
+    auditor.permissions.remove(auditor.permissions.order_by("pk")[0])
+    new = Permission.objects.get(codename="view_record")
+    values = {"codename": new.codename, "name": new.name, "content_type": new.content_type}
+    new.delete()
+    complete = complete_roles()
+    assert complete == ["administrator"]
+    Permission.objects.create(**values)
+    complete_again(complete)
+    assert administrator.permissions.filter(codename="view_record").exists()
+    assert not auditor.permissions.filter(codename="view_record").exists()
+    told = Record.objects.get(object_type="access.Role", object_id=str(administrator.pk), code="update")
+    assert str(Permission.objects.get(codename="view_record")) in told.detail
+    complete_again(complete)
+    assert Record.objects.filter(object_id=str(administrator.pk), code="update").count() == 1
 
 
 @pytest.mark.django_db

@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.management.commands import migrate
 from django.db import connections
 
+from mcpsite.bootstrap import complete_again, complete_roles
 from mcpsite.dbroles import grant_to_site
 
 # Any number will do, as long as every replica uses the same one.
@@ -16,7 +17,7 @@ _LOCK = 7_035_916_239
 
 class Command(migrate.Command):
     """Django's `migrate` over the `owner` connection, under an advisory lock; then the site's role gets its
-    privileges.
+    privileges, and standard roles that held everything get what is new.
     """
 
     def add_arguments(self, parser: Any) -> None:
@@ -31,10 +32,12 @@ class Command(migrate.Command):
         with connections[options["database"]].cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
             try:
+                complete = complete_roles()
                 # The admin's checks ask the database about permissions; an empty one cannot answer: they come after.
                 result = super().handle(*args, **{**options, "skip_checks": True})
                 if not settings.ONE_DATABASE_ROLE:
                     grant_to_site(cursor, settings.DATABASES["default"]["USER"])
+                complete_again(complete)
             finally:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
         if not options["skip_checks"]:
