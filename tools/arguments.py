@@ -102,11 +102,11 @@ def with_row(draft: Draft, path: str) -> dict[str, str]:
 def without_row(draft: Draft, path: str) -> dict[str, str]:
     """The draft without the row at `path`; the rows behind it move up."""
     at, _, number = path.rpartition("/")
-    gone, count = int(number) if number.isdecimal() else 0, _rows(draft, at)
+    gone, count = _number(number, 0), _rows(draft, at)
     kept = {}
     for name, text in draft.items():
         prefix, _, rest = name.partition(":")
-        place = re.match(re.escape(at) + r"/(\d+)(?=/|\Z)", rest)
+        place = re.match(re.escape(at) + r"/(\d{1,4})(?=/|\Z)", rest)
         row = int(place[1]) if place else -1
         if row == gone:
             continue
@@ -116,8 +116,11 @@ def without_row(draft: Draft, path: str) -> dict[str, str]:
 
 
 def _rows(draft: Draft, path: str, least: int = 0) -> int:
-    text = draft.get(ROWS + path, "")
-    return min(int(text), _MOST_ROWS) if text.isdecimal() and len(text) < 5 else least
+    return min(_number(draft.get(ROWS + path, ""), least), _MOST_ROWS)
+
+
+def _number(text: str, otherwise: int) -> int:
+    return int(text) if text.isdecimal() and len(text) < 5 else otherwise
 
 
 def pointer(path: str, name: object) -> str:

@@ -172,3 +172,8 @@ def test_json_in_a_field_that_is_nested_too_deeply_is_told():
     schema = {"type": "object", "properties": {"any": {}}}
     found, errors = arguments_of(form_of(schema, {"arg:/any": "[" * 1000 + "]" * 1000}))
     assert (found, errors) == ({}, {"arg:/any": "This is nested too deeply."})
+
+
+def test_a_row_of_a_number_beyond_all_lists_is_the_first():
+    draft = {"rows:/list": "2", "value:/list/0": "a", "value:/list/1": "b"}
+    assert without_row(draft, "/list/" + "9" * 5_000) == without_row(draft, "/list/0")
