@@ -102,7 +102,7 @@ def with_row(draft: Draft, path: str) -> dict[str, str]:
 def without_row(draft: Draft, path: str) -> dict[str, str]:
     """The draft without the row at `path`; the rows behind it move up."""
     at, _, number = path.rpartition("/")
-    gone, count = _number(number, 0), _rows(draft, at)
+    gone, count = _row_number(number, 0), _rows(draft, at)
     kept = {}
     for name, text in draft.items():
         prefix, _, rest = name.partition(":")
@@ -116,10 +116,10 @@ def without_row(draft: Draft, path: str) -> dict[str, str]:
 
 
 def _rows(draft: Draft, path: str, least: int = 0) -> int:
-    return min(_number(draft.get(ROWS + path, ""), least), _MOST_ROWS)
+    return min(_row_number(draft.get(ROWS + path, ""), least), _MOST_ROWS)
 
 
-def _number(text: str, otherwise: int) -> int:
+def _row_number(text: str, otherwise: int) -> int:
     return int(text) if text.isdecimal() and len(text) < 5 else otherwise
 
 
