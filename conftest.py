@@ -25,6 +25,8 @@ _KEPT = (
     "audit\\_sign%",
     "audit\\_gap%",
     "audit\\_retentionclass",
+    "audit\\_key",
+    "audit\\_refused",
     "django\\_migrations",
     "django\\_content\\_type",
     "auth\\_permission",

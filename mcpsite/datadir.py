@@ -41,6 +41,7 @@ SECRETS: dict[str, Callable[[], str]] = {
     "postgres_password": lambda: secrets.token_urlsafe(24),
     "owner_password": lambda: secrets.token_urlsafe(24),
     "site_password": lambda: secrets.token_urlsafe(24),
+    "ledger_signing_keys": lambda: f"s1:{_new_key()}",
     "redis_password": lambda: secrets.token_urlsafe(24),
 }
 

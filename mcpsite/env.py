@@ -75,6 +75,12 @@ def secret(name: str, help: str) -> str | None:
     return _raw(name, help, None)
 
 
+def late_secret(name: str, help: str) -> Callable[[], str | None]:
+    """A secret that is read when it is asked for, and never by processes that do not ask."""
+    REGISTRY[name] = Variable(name, help, "")
+    return lambda: secret(name, help)
+
+
 def flag(name: str, help: str, default: bool = False) -> bool:
     """`1/true/yes/on` or `0/false/no/off`."""
     value = _raw(name, help, "true" if default else "false")
@@ -143,6 +149,12 @@ def is_set(name: str) -> bool:
 def for_child(**values: str) -> dict[str, str]:
     """The environment for a child process: ours plus `values`."""
     return {**os.environ, **values}
+
+
+def without(*names: str) -> dict[str, str]:
+    """The environment for a child process that is not to have these variables, nor their `_FILE` twins."""
+    hidden = {*names, *(f"{name}_FILE" for name in names)}
+    return {name: value for name, value in os.environ.items() if name not in hidden}
 
 
 def data_dir() -> Path:

@@ -33,7 +33,8 @@ from mcpsite.supervisor import Program, StopRequested, Supervisor, spawn
 from mcpsite.web import GRACEFUL_SECONDS, CannotListen, listen
 
 # Programs of a higher order are stopped first.
-_POSTGRES, _VALKEY, _UPSTREAM, _WORKER, _WEB = range(5)
+_POSTGRES, _VALKEY, _UPSTREAM, _SEALER, _WORKER, _WEB = range(6)
+_SEALER_ONLY = ("LEDGER_SIGNING_KEYS",)
 _ENGINE_SECONDS = 120.0
 _SITE_SECONDS = 60.0
 _FIRST_CALL_SECONDS = 30.0
@@ -228,9 +229,11 @@ def web_programs(listener: socket, workers: int, gate: int | None = None) -> lis
 
 
 def worker_programs() -> list[Program]:
-    """What works on jobs, and what works on the runs of agents."""
+    """What works on jobs, what works on the runs of agents, and what seals the ledger, which alone has the keys."""
     kinds = (("worker", "jobs"), ("agents", "agents"))
-    return [_python(name, _WORKER, "manage.py", "worker", what) for name, what in kinds]
+    workers = [_python(name, _WORKER, "manage.py", "worker", what) for name, what in kinds]
+    sealer = _python("sealer", _SEALER, "manage.py", "worker", "sealer")
+    return [*workers, replace(sealer, environment=env.for_child())]
 
 
 def _module(name: str, order: int, module: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Program:
@@ -242,6 +245,7 @@ def _python(name: str, order: int, *arguments: str, pass_fds: tuple[int, ...] = 
         name=name,
         order=order,
         command=(sys.executable, *arguments),
+        environment=env.without(*_SEALER_ONLY),
         directory=settings.BASE_DIR,
         pass_fds=pass_fds,
         stop_seconds=GRACEFUL_SECONDS + 5.0,

@@ -192,6 +192,24 @@ ONE_DATABASE_ROLE = DATABASES["default"]["USER"] == DATABASES["owner"]["USER"]
 DATABASE_ROUTERS: list[str] = []
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# --- The ledger's evidence -------------------------------------------------------------------------------------------
+_signing_keys = env.late_secret(
+    "LEDGER_SIGNING_KEYS",
+    "Keys that sign the ledger: `id:base64` of 32 bytes, separated by commas. The first signs. For the sealer only.",
+)
+
+
+def LEDGER_SIGNING_KEYS() -> str | None:
+    """Read by the sealer, each time anew; nobody else asks."""
+    return _signing_keys() or (DATA_DIR.secret("ledger_signing_keys") if DATA_DIR.exists else None)
+
+
+_state_file = env.text(
+    "LEDGER_STATE_FILE",
+    "Where the sealer remembers its newest head, outside of the database. Default: in the data directory.",
+)
+LEDGER_STATE_FILE = Path(_state_file) if _state_file else DATA_DIR.path / "sealer.json" if DATA_DIR.exists else None
+
 # --- Redis -----------------------------------------------------------------------------------------------------------
 EMBEDDED_REDIS = not env.is_set("REDIS_URL")
 REDIS_URL = (

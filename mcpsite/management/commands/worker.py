@@ -1,8 +1,10 @@
-"""`worker`: a process that runs background jobs, or the runs of agents."""
+"""`worker`: a process that runs background jobs, or the runs of agents, or seals the ledger."""
 
 from __future__ import annotations
 
 import logging
+import signal
+from threading import Event
 from typing import Any
 
 import uvloop
@@ -13,6 +15,7 @@ from procrastinate.contrib.django import app
 
 from agents.runs import QUEUE
 from agents.worker import AgentWorker, serve
+from audit.sealing import process
 from mcpsite import env
 from mcpsite.postgres import conninfo
 
@@ -27,20 +30,37 @@ _TRACING = ("LANGSMITH_TRACING", "LANGSMITH_TRACING_V2", "LANGCHAIN_TRACING", "L
 
 
 class Command(BaseCommand):
-    """Two kinds, so that what agents need (a language model's libraries, minutes of time) stays with them."""
+    """Three kinds, so that what agents need (a language model's libraries, minutes of time) stays with them, and so do
+    the keys of the sealer.
+    """
 
-    help = "Run background jobs (`worker jobs`), or the runs of agents (`worker agents`), until SIGTERM."
+    help = (
+        "Run background jobs (`worker jobs`), or the runs of agents (`worker agents`), or seal the ledger"
+        " (`worker sealer`), until SIGTERM."
+    )
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare what is worked on."""
-        parser.add_argument("what", nargs="?", choices=("jobs", "agents"), default="jobs", help="default: jobs")
+        parser.add_argument(
+            "what", nargs="?", choices=("jobs", "agents", "sealer"), default="jobs", help="default: jobs"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run until a signal asks to stop; what is under way is finished, or stopped after a while."""
         logger.debug("working on %s", options["what"])
+        if options["what"] == "sealer":
+            _seal()
+            return
         with app.replace_connector(app.connector.get_worker_connector()) as jobs:  # type: ignore[attr-defined]
             uvloop.run(_agents(jobs) if options["what"] == "agents" else _jobs(jobs))
+
+
+def _seal() -> None:
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    process.run(conninfo(settings.DATABASES["default"]), stop)
 
 
 async def _jobs(jobs: App) -> None:
