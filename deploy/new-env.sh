@@ -12,6 +12,7 @@ cat > .env <<END || { echo ".env is there already: keep its secrets, and change 
 PUBLIC_URL=$1
 SECRET_KEY=$(random 48)
 ENCRYPTION_KEYS=k1:$(random 32)
+LEDGER_SIGNING_KEYS=s1:$(random 32)
 POSTGRES_PASSWORD=$(password)
 DATABASE_OWNER_PASSWORD=$(password)
 DATABASE_PASSWORD=$(password)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-import uuid
 
 from django.db import connection, transaction
+
+from audit.sealing.requests import request_signature, signature_of
 
 WAIT_SECONDS = 20.0
 _POLL_SECONDS = 0.05
@@ -22,24 +23,12 @@ def signature_over(manifest: bytes, purpose: str, seconds: float = WAIT_SECONDS)
     """The sealer's signed note over the manifest. Raises SealerAway; must not be called within a transaction."""
     if connection.in_atomic_block:
         raise transaction.TransactionManagementError("The sealer cannot see a request that is not committed.")
-    request = uuid.uuid4()
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO audit_signing_request (id, purpose, digest) VALUES (%s, %s, %s)",
-            [request, purpose, hashlib.sha256(manifest).digest()],
-        )
+    request = request_signature(purpose, hashlib.sha256(manifest).digest())
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if note := _answer(request):
+        if note := signature_of(request):
             return note
         time.sleep(_POLL_SECONDS)
     raise SealerAway(
         f"No sealer signed the manifest within {seconds:g} seconds. Is it running? `manage.py doctor` tells."
     )
-
-
-def _answer(request: uuid.UUID) -> str:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT note FROM audit_signature WHERE request = %s", [request])
-        found = cursor.fetchone()
-    return "" if found is None else str(found[0])

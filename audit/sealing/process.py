@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from urllib.parse import urlsplit
@@ -35,7 +34,7 @@ def run(conninfo: str, stop: Event) -> None:
     said = ""
     while not stop.is_set():
         try:
-            with connected(conninfo) as connection:
+            with connect(conninfo) as connection:
                 _serve(connection, stop)
         except (CannotSeal, ImproperlyConfigured, ValueError, OSError) as error:
             if str(error) != said:
@@ -47,10 +46,9 @@ def run(conninfo: str, stop: Event) -> None:
             stop.wait(_AGAIN_SECONDS)
 
 
-@contextmanager
-def connected(conninfo: str) -> Iterator[psycopg.Connection]:
+def connect(conninfo: str) -> psycopg.Connection:
     """A connection of our own, whose end the server notices also when our machine is gone."""
-    connection = psycopg.connect(
+    return psycopg.connect(
         conninfo,
         autocommit=True,
         options=_SESSION,
@@ -60,8 +58,6 @@ def connected(conninfo: str) -> Iterator[psycopg.Connection]:
         keepalives_interval=2,
         keepalives_count=3,
     )
-    with connection:
-        yield connection
 
 
 def sealer_on(connection: psycopg.Connection) -> Sealer:

@@ -232,7 +232,7 @@ class Sealer:
             by.append(self._signers[0])
             further = (*further, f"successor {successor}")
             self._note_key(successor, self._newest.head.number + 1)
-            self._record("ledger_key_rotated", {"from": self._key.id.hex(), "to": successor.id.hex()})
+            self._record(code="ledger_key_rotated", detail={"from": self._key.id.hex(), "to": successor.id.hex()})
         size, root, now = self._frontier.size, self._frontier.root, datetime.now(UTC)
         head = heads.following(self._newest, self._origin, size, root, now, further)
         stored = Stored(head, heads.note_of(head, by), self._gaps.low_water)
@@ -281,7 +281,7 @@ class Sealer:
         with self._connection.cursor() as cursor:
             cursor.executemany("INSERT INTO audit_refused (record_id, reason) VALUES (%s, %s)", rows)
         first = refused[0]
-        self._record("ledger_records_refused", {"count": len(refused), "records": rows[:100]})
+        self._record(code="ledger_records_refused", detail={"count": len(refused), "records": rows[:100]})
         logger.error(
             "%d records are not as their writer wrote them and were not sealed; the first is %d (%s)",
             len(refused),

@@ -31,11 +31,12 @@ from mcpsite.tests.containers import (
 from mcpsite.tests.test_layers import FLOORS
 
 HADOLINT = Path(sys.executable).with_name("hadolint")
-SITE = ("web", "worker", "agents", "migrate")
+SITE = ("web", "worker", "agents", "sealer", "migrate")
 GIVEN = {
     "PUBLIC_URL": "https://mcp.example.com",
     "SECRET_KEY": "s" * 64,
     "ENCRYPTION_KEYS": "k1:k",
+    "LEDGER_SIGNING_KEYS": "s1:signing",
     "POSTGRES_PASSWORD": "super",
     "DATABASE_OWNER_PASSWORD": "owner",
     "DATABASE_PASSWORD": "site",
@@ -123,7 +124,7 @@ def test_what_is_copied_is_the_code_and_nothing_else():
 
 def test_the_commands_are_those_of_make_run():
     commands = {tuple(program.command[1:]) for program in worker_programs()}
-    assert commands == {tuple(services()[name]["command"][1:]) for name in ("worker", "agents")}
+    assert commands == {tuple(services()[name]["command"][1:]) for name in ("worker", "agents", "sealer")}
     assert services()["web"]["command"] == exec_form("CMD", final_stage())
     assert services()["migrate"]["command"][:3] == ["python", "manage.py", "migrate"]
     assert {services()[name]["command"][0] for name in SITE} == {"python"}
@@ -169,7 +170,7 @@ def test_the_engines_are_in_a_network_without_a_way_out():
 
 
 def test_nothing_starts_before_what_it_needs():
-    for name in ("web", "worker", "agents"):
+    for name in ("web", "worker", "agents", "sealer"):
         conditions = {other: need["condition"] for other, need in services()[name]["depends_on"].items()}
         assert conditions == {
             "migrate": "service_completed_successfully",
@@ -183,12 +184,15 @@ def test_nothing_starts_before_what_it_needs():
 
 
 def test_what_must_be_kept_is_in_named_volumes():
-    assert set(compose()["volumes"]) == {"postgres", "redis", "metrics"}
+    assert set(compose()["volumes"]) == {"postgres", "redis", "metrics", "sealer"}
     mounts = {name: service.get("volumes", []) for name, service in services().items()}
     assert "postgres:/var/lib/postgresql" in mounts["postgres"]
     assert "redis:/data" in mounts["redis"]
     for name in ("web", "worker", "agents"):
         assert mounts[name] == [f"metrics:{services()[name]['environment']['METRICS_DIR']}"]
+    state = Path(services()["sealer"]["environment"]["LEDGER_STATE_FILE"])
+    assert f"sealer:{state.parent}" in mounts["sealer"]
+    assert [rest for word, rest in final_stage() if word == "RUN" and f"--mode=0700 {state.parent}" in rest]
     uid = "10001"
     assert f"uid={uid},gid={uid}" in compose()["volumes"]["metrics"]["driver_opts"]["o"]
 
@@ -232,6 +236,11 @@ def test_only_the_migrations_know_the_owner_s_password():
         assert knows == (name == "migrate")
         superuser = "super" in environment(service, GIVEN).values()
         assert superuser == (name == "postgres")
+
+
+def test_only_the_sealer_has_the_keys_that_sign():
+    for name, service in services().items():
+        assert ("s1:signing" in environment(service, GIVEN).values()) == (name == "sealer")
 
 
 # --- The secrets -----------------------------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
 # What an installation in containers has no use for, or what is decided by its image.
-NOT_FOR_CONTAINERS = {"DEBUG", "MCPSITE_DATA", "STATIC_ROOT", "DEMO_UPSTREAM_TOKEN", "DEMO_UPSTREAM_DIR"}
+SEALER_ONLY = {"LEDGER_SIGNING_KEYS", "LEDGER_STATE_FILE"}
+NOT_FOR_CONTAINERS = {"DEBUG", "MCPSITE_DATA", "STATIC_ROOT", "DEMO_UPSTREAM_TOKEN", "DEMO_UPSTREAM_DIR"} | SEALER_ONLY
 
 # Codes that are computed or returned, where no call or assignment shows them.
 RETURNED = frozenset({"ok", "tool_error", "internal_error", "create", "update", "delete"})
@@ -83,6 +84,7 @@ def test_every_setting_reaches_the_containers():
     for name in ("web", "worker", "agents", "migrate"):
         there = set(compose()["services"][name]["environment"])
         assert there == wanted, "a new setting belongs into x-settings of docker-compose.yml"
+    assert set(compose()["services"]["sealer"]["environment"]) == wanted | SEALER_ONLY
 
 
 def test_a_stale_page_is_written_anew_around_its_text():

@@ -54,6 +54,7 @@ class Stack:
         self.engines = Supervisor()
         self.data = DataDir(folder / "engines")
         (folder / "tmp").mkdir()
+        (folder / "sealer").mkdir()
 
     # --- As `docker compose build` and the first command of the quick start ---
 
@@ -98,6 +99,7 @@ class Stack:
             ("@postgres:5432", f"@{quote(str(self.data.run_dir), safe='')}"),
             ("@redis:6379", f"@127.0.0.1:{self.redis_port}"),
             ("/app/", f"{self.app}/"),
+            ("/var/lib/mcpsite", str(self.folder / "sealer")),
             ("/run/mcpsite", str(self.folder / "metrics")),
         ):
             value = value.replace(theirs, ours)
@@ -224,7 +226,7 @@ def stack() -> Iterator[Stack]:
             stack.built = stack.files()
             done = stack.run("migrate")
             assert done.returncode == 0, done.stderr
-            for name in ("web", "worker", "agents"):
+            for name in ("web", "worker", "agents", "sealer"):
                 stack.start(name)
             wait_for(stack.is_healthy, lambda: stack.said("web"), SECONDS)
             yield stack

@@ -251,7 +251,9 @@ def test_a_port_in_use_is_told_in_one_sentence(site, tmp_path):
     )
 
 
-@pytest.mark.parametrize("part", ["mcpsite.web", "postgres -D", "valkey-server", "worker jobs", "worker agents"])
+@pytest.mark.parametrize(
+    "part", ["mcpsite.web", "postgres -D", "valkey-server", "worker jobs", "worker agents", "worker sealer"]
+)
 def test_what_is_killed_comes_back_within_ten_seconds(site, part):
     before = [pid for pid, line in children(site.process.pid).items() if part in line]
     os.kill(before[0], signal.SIGKILL)
@@ -266,7 +268,7 @@ def test_what_is_killed_comes_back_within_ten_seconds(site, part):
 def test_it_hides_no_child_that_it_did_not_start(site):
     lines = list(children(site.process.pid).values())
     assert sum("mcpsite.web" in line for line in lines) == 2
-    assert len(lines) == 6
+    assert len(lines) == 7
 
 
 @pytest.fixture
@@ -327,7 +329,11 @@ def test_engines_that_are_named_are_used_and_none_is_started(folder):
     up = Up(folder, "--workers", "1", env=env.for_child(**urls))
     up.start()
     assert not {"postgres", "valkey"} & {path.name for path in up.data.iterdir()}
-    assert sorted(line.split()[-1] for line in up.processes().values() if " worker " in line) == ["agents", "jobs"]
+    assert sorted(line.split()[-1] for line in up.processes().values() if " worker " in line) == [
+        "agents",
+        "jobs",
+        "sealer",
+    ]
     assert json.loads(up.ready_file.read_text())["tokens"] == {}, (
         "the demo is not loaded by itself on engines of others"
     )

@@ -23,6 +23,8 @@ _SHOWN = {
         "`localhost,127.0.0.1,[::1]` where PUBLIC_URL is one of them, else empty",
         "localhost,127.0.0.1,[::1]",
     ),
+    "LEDGER_SIGNING_KEYS": ("made by `up` in the data directory", ""),
+    "LEDGER_STATE_FILE": ("`sealer.json` of the data directory, where there is one", ""),
     "METRICS_DIR": ("`run/metrics` of the data directory, where there is one", ""),
 }
 # What docker-compose.yml alone reads.
@@ -33,7 +35,10 @@ COMPOSE = [
     Variable("REDIS_PASSWORD", "Password of Redis. Letters and digits.", ""),
     Variable("PUBLISH", "Address and port of this machine at which the web container answers.", "127.0.0.1:8000"),
 ]
-_READERS = {f"env.{name}" for name in ("text", "secret", "flag", "integer", "words", "choice", "url", "structure")}
+_READERS = {
+    f"env.{name}"
+    for name in ("text", "secret", "late_secret", "flag", "integer", "words", "choice", "url", "structure")
+}
 _INTRODUCTION = """\
 # Copy this file to .env and uncomment what you change. A variable of the process environment wins over this file.
 # Instead of NAME, NAME_FILE can name a file whose content is the value. What each is for: docs/configuration.md.
@@ -41,7 +46,7 @@ _INTRODUCTION = """\
 """
 _FOR_CONTAINERS = """\
 # --- Containers ---
-# docker-compose.yml needs PUBLIC_URL, SECRET_KEY, ENCRYPTION_KEYS and these; `sh deploy/new-env.sh URL` writes them.
+# docker-compose.yml needs PUBLIC_URL, SECRET_KEY, ENCRYPTION_KEYS, LEDGER_SIGNING_KEYS and these; `sh deploy/new-env.sh URL` writes them.
 """
 
 
