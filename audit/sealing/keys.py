@@ -86,7 +86,7 @@ def signers() -> Sequence[Signer]:
     text = settings.LEDGER_SIGNING_KEYS()
     if not text:
         raise ImproperlyConfigured(
-            "The sealer has no key: set LEDGER_SIGNING_KEYS or LEDGER_SIGNING_KEYS_FILE to id:base64 of 32 random bytes."
+            "The sealer has no key: set LEDGER_SIGNING_KEYS or LEDGER_SIGNING_KEYS_FILE, as id:base64 of 32 bytes."
         )
     return parse(text)
 

@@ -271,7 +271,7 @@ def test_an_older_database_is_refused_until_that_is_accepted(ledger: Ledger) -> 
     ledger.connection.execute("DELETE FROM audit_head WHERE number = 1")
     ledger.connection.execute("DELETE FROM audit_leaf WHERE seq = 3")
     ledger.connection.execute("DELETE FROM audit_record WHERE id = 4")
-    with pytest.raises(CannotSeal, match="number 1, and the database ends with head 0.*accept-restore"):
+    with pytest.raises(CannotSeal, match=r"number 1, and the database ends with head 0.*accept-restore"):
         ledger.sealer()
     ledger.end_sealers()
     sealer = ledger.sealer(opened=False)

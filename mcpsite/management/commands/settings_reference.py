@@ -46,7 +46,8 @@ _INTRODUCTION = """\
 """
 _FOR_CONTAINERS = """\
 # --- Containers ---
-# docker-compose.yml needs PUBLIC_URL, SECRET_KEY, ENCRYPTION_KEYS, LEDGER_SIGNING_KEYS and these; `sh deploy/new-env.sh URL` writes them.
+# docker-compose.yml needs PUBLIC_URL, SECRET_KEY, ENCRYPTION_KEYS, LEDGER_SIGNING_KEYS and these;
+# `sh deploy/new-env.sh URL` writes them.
 """
 
 
