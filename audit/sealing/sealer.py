@@ -19,6 +19,7 @@ from uuid import UUID
 
 import psycopg
 
+from audit.datakeys import DataKeys
 from audit.entry import ALL_COLUMNS, INSERT, Entry, encode, python_values, uuid7
 from audit.sealing import frontier, heads, requests
 from audit.sealing.gaps import Gaps
@@ -303,4 +304,4 @@ class Sealer:
     def _record(self, code: str, detail: dict[str, Any]) -> None:
         """A record in the transaction of what it tells; it is sealed with the next head."""
         entry = Entry(kind="system", code=code, door="sealer", detail=json.dumps(detail))
-        self._connection.execute(_RECORD, python_values(encode(entry, self._keys, self._writer_id, None)))
+        self._connection.execute(_RECORD, python_values(encode(entry, DataKeys(self._keys), self._writer_id, None)))

@@ -13,6 +13,7 @@ from django.db import connections
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from audit.datakeys import DataKeys
 from audit.entry import ALL_COLUMNS, INSERT, Entry, encode, python_values, uuid7
 from audit.sealing.keys import SeedSigner, parse
 from audit.sealing.process import connect
@@ -80,7 +81,9 @@ class Ledger:
 
     def write(self, count: int = 1, connection: psycopg.Connection | None = None) -> None:
         """Records, as the ledger writes them."""
-        rows = [python_values(encode(Entry(kind="call", code="ok"), ring(), WRITER, n + 1)) for n in range(count)]
+        rows = [
+            python_values(encode(Entry(kind="call", code="ok"), DataKeys(ring()), WRITER, n + 1)) for n in range(count)
+        ]
         with (connection or self.connection).cursor() as cursor:
             cursor.executemany(_RECORD, rows)
 

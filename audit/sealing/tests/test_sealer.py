@@ -182,10 +182,11 @@ def test_a_leaf_of_its_own_does_not_make_a_record_ours(ledger: Ledger) -> None:
     ledger.connection.execute("ALTER TABLE audit_record DROP CONSTRAINT audit_record_rid_at_key")
     strangers = KeyRing({"k1": os.urandom(32)})
     ledger.write(1)
+    from audit.datakeys import DataKeys
     from audit.entry import Entry, encode, python_values
     from audit.sealing.tests.conftest import _RECORD, WRITER
 
-    row = encode(Entry(kind="call", code="ok"), strangers, WRITER, 2)
+    row = encode(Entry(kind="call", code="ok"), DataKeys(strangers), WRITER, 2)
     ledger.connection.execute(_RECORD.encode(), python_values(row))
     ledger.sealer().step()
     assert sealed_ids(ledger) == [1]

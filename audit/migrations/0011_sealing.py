@@ -35,6 +35,6 @@ DROP TABLE audit_key;
 class Migration(migrations.Migration):
     """Creates the tables of the sealer."""
 
-    dependencies = [("audit", "0007_evidence")]
+    dependencies = [("audit", "0010_datakeys")]
 
     operations = [migrations.RunSQL(FORWARD + "".join(_GUARDS.format(table=table) for table in TABLES), BACKWARD)]
