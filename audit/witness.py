@@ -717,7 +717,7 @@ def _load_all(signer: Signer) -> None:
 
 def _pause(interval: float, failures: int) -> float:
     """Longer after each failure in a row, up to a minute."""
-    return min(interval * 2 ** min(failures, 8), max(interval, _LONGEST_PAUSE_SECONDS))
+    return min(interval * (1 << min(failures, 8)), max(interval, _LONGEST_PAUSE_SECONDS))
 
 
 def _say(level: str, message: str) -> None:
