@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
+from audit.outside import witnesses
 from mcpsite import env
 from mcpsite.admin_theme import UNFOLD as UNFOLD
 from mcpsite.datadir import OWNER_ROLE, SITE_ROLE, DataDir
@@ -335,6 +336,11 @@ AGENT_RUN_DAYS = env.integer(
 LANGSMITH_TRACING = env.flag(
     "LANGSMITH_TRACING",
     "Send everything that agents are asked and answer to LangSmith. Off: the libraries report nothing to anybody.",
+)
+
+# --- Ledger: what stands outside of the database ---------------------------------------------------------------------
+LEDGER_WITNESSES = witnesses.read(
+    env.words("LEDGER_WITNESSES", "Keys of the witnesses whose cosignatures count, as `witness.py key` prints them.")
 )
 
 # --- Metrics ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,30 @@
+"""The witnesses whose cosignatures count, as LEDGER_WITNESSES names them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.core.exceptions import ImproperlyConfigured
+
+from audit.verify import COSIGNATURE, Key, NoteError, parse_vkey
+
+
+def read(words: Sequence[str]) -> tuple[Key, ...]:
+    """The keys of the witnesses; raises ImproperlyConfigured."""
+    keys = tuple(_key(each) for each in words)
+    names = [each.name for each in keys]
+    if double := next((each for each in names if names.count(each) > 1), None):
+        raise ImproperlyConfigured(f"LEDGER_WITNESSES names {double} twice: give each witness a name of its own.")
+    return keys
+
+
+def _key(word: str) -> Key:
+    try:
+        key = parse_vkey(word)
+    except NoteError as error:
+        raise ImproperlyConfigured(f"LEDGER_WITNESSES: {error}.") from error
+    if key.kind != COSIGNATURE:
+        raise ImproperlyConfigured(
+            f"LEDGER_WITNESSES: {key.name} is the key of a log, not of a witness. `witness.py key` prints the right one."
+        )
+    return key
