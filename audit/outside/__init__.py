@@ -1,1 +1,1 @@
-"""What stands outside of the database and holds it to its word: cosignatures of witnesses, anchors, and what they deny."""
+"""What stands outside of the database and holds it to its word: witnesses, anchors, and what they contradict."""

@@ -25,6 +25,6 @@ def _key(word: str) -> Key:
         raise ImproperlyConfigured(f"LEDGER_WITNESSES: {error}.") from error
     if key.kind != COSIGNATURE:
         raise ImproperlyConfigured(
-            f"LEDGER_WITNESSES: {key.name} is the key of a log, not of a witness. `witness.py key` prints the right one."
+            f"LEDGER_WITNESSES: {key.name} is the key of a log, not of a witness: take what `witness.py key` prints."
         )
     return key
