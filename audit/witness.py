@@ -441,7 +441,9 @@ class Witness:
         head = newest.head
         if self._is_behind(newest, kept):
             raise Contradiction(
-                "behind", f"The log ends at head {head.number}; it had signed head {kept.number}.", str(newest.note)
+                "head_behind",
+                f"The log ends at head {head.number}; it had signed head {kept.number}.",
+                str(newest.note),
             )
         if head.number == kept.number:
             if head.text != kept.text:
@@ -475,7 +477,7 @@ class Witness:
             raise _forked(newest, f"Head {newest.head.number} does not follow on head {kept.number}.")
         if not verify.consistent(kept.size, newest.head.size, kept.root, newest.head.root, path):
             raise Contradiction(
-                "inconsistent",
+                "head_inconsistent",
                 f"The {kept.size} records of head {kept.number} are not the first ones of head {newest.head.number}.",
                 str(newest.note),
             )
@@ -597,7 +599,7 @@ def signs(found: Served, key: str) -> bool:
 
 
 def _forked(found: Served, sentence: str) -> Contradiction:
-    return Contradiction("fork", sentence, str(found.note))
+    return Contradiction("head_forked", sentence, str(found.note))
 
 
 def _now() -> str:

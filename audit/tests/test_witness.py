@@ -173,7 +173,7 @@ def test_a_restored_backup_turns_it_red_until_a_break_is_accepted(place):
     place.server.log = backup
     done = place.check()
     assert (done.returncode, said(done)) == (3, "red: The log ends at head 1; it had signed head 2.\n")
-    assert place.server.contradictions[0]["code"] == "behind"
+    assert place.server.contradictions[0]["code"] == "head_behind"
     posted = verify.parse_note(place.server.contradictions[0]["note"])
     assert verify.check_note(posted, [place.vkey, *log.vkeys]) == [*log.vkeys, place.vkey]
     assert posted.text == kept.text
@@ -265,7 +265,7 @@ def test_other_records_under_the_same_heads_are_caught(place):
     log.leaves[0] = b"\1" * 32
     log.add("c")
     assert said(place.check()).startswith("red: The 2 records of head 1 are not the first ones of head 2.")
-    assert place.evidence()["code"] == "inconsistent"
+    assert place.evidence()["code"] == "head_inconsistent"
 
 
 def test_an_old_head_from_a_cache_is_looked_at_twice(place):
