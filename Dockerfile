@@ -21,7 +21,8 @@ LABEL org.opencontainers.image.title="mcpsite" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --gid 10001 mcpsite && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp mcpsite \
-    && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/mcpsite
+    && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/mcpsite \
+    && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/mcpsite/spool
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 STATIC_ROOT=/app/staticfiles

@@ -9,6 +9,10 @@ MEANINGS: Mapping[str, str] = {
     "tool_error": "carried out, and the tool itself reports an error",
     "intended": "the intent of a call that has effects, recorded before it starts",
     "not_called": "the outcome of an intent that could not be recorded in time",
+    "unknown": (
+        "an intent that got no outcome in time, since the process died or the ledger was away: what the tool did is not"
+        " known here"
+    ),
     "cancelled": "the call was broken off, for instance because the process stopped",
     "unknown_tool": "there is no such tool; in answers also when it is not granted",
     "not_granted": "in the ledger only: the tool exists, and no grant of the caller names it",
@@ -78,6 +82,10 @@ MEANINGS: Mapping[str, str] = {
     "ledger_key_rotated": "another key signs the heads of the ledger from now on; both have signed that",
     "ledger_records_refused": "records that are not as their writer wrote them were found, and not sealed",
     "ledger_not_sealed": "the sealer must not go on; the log says why, and what to do",
+    "spool_drained": "records that a process left in its spool were written; `damaged_bytes` of it could not be read",
+    "record_refused": (
+        "the database refused a record for good: the number `writer_seq` of the writer in the detail stays empty"
+    ),
     "invalid_credentials": "wrong user name or password, an inactive user, or a service account (401)",
     "too_many_attempts": "too many wrong passwords; refused before the password is looked at (429)",
     "invalid_token": "a token that is unknown, expired or revoked (401); at `/mcp` one record an address and minute",

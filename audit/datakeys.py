@@ -15,7 +15,7 @@ import time
 import uuid
 from datetime import UTC, date, datetime
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -50,10 +50,16 @@ class Subject(NamedTuple):
 NOBODY = Subject("none", "")
 
 
+class KeyRow(Protocol):
+    """The row of a key, to be inserted with every batch until one of them is committed: then it is `stored`."""
+
+    id: bytes
+    parameters: tuple[bytes, ...]
+    stored: bool
+
+
 class DataKey:
-    """A key of one writer, ready to encrypt. `parameters` are the binary values of `KEY_COLUMNS`, to be inserted with
-    every batch until one of them is committed: then it is `stored`.
-    """
+    """A key of one writer, ready to encrypt. `parameters` are the binary values of `KEY_COLUMNS`."""
 
     __slots__ = ("cipher", "id", "parameters", "stored")
 
@@ -64,7 +70,8 @@ class DataKey:
         self.stored = False
         wrapped = sealed_for(ring, TABLE, row, COLUMN, base64.b64encode(key).decode())
         days = _DAYS.pack((month - _EPOCH).days)
-        self.parameters = (row.bytes, subject.kind.encode(), subject.value.encode(), days, bytes(wrapped))
+        named = (subject.kind.encode(), subject.value.encode())
+        self.parameters: tuple[bytes, ...] = (row.bytes, *named, days, bytes(wrapped))
 
     def __repr__(self) -> str:
         return f"DataKey({self.id.decode()})"

@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from struct import Struct
 from typing import Any, NamedTuple
 
-from audit.datakeys import KEY_COLUMNS, NOBODY, DataKey, DataKeys, Subject
+from audit.datakeys import KEY_COLUMNS, NOBODY, DataKeys, KeyRow, Subject
 from audit.payload import SALT_BYTES, Payload, packed
 from audit.verify import COLUMNS as COLUMNS
 from keyring.keys import KeyRing
@@ -97,7 +97,13 @@ class Row(NamedTuple):
     at_us: int
     parameters: tuple[bytes | None, ...]
     size: int
-    key: DataKey | None = None
+    key: KeyRow | None = None
+
+    def value(self, column: str) -> Any:
+        """The value of a column, as Python has it."""
+        place, kind = _PLACES[column]
+        raw = self.parameters[place]
+        return None if raw is None else _PYTHON[kind](raw)
 
 
 def uuid7() -> uuid.UUID:
@@ -207,6 +213,7 @@ def _payload(entry: Entry, salt: bytes) -> Payload:
     return Payload(salt, arguments, entry.some_arguments, entry.result)
 
 
+_PLACES = {name: (place, kind) for place, (name, kind) in enumerate(ALL_COLUMNS)}
 _PYTHON: dict[str, Callable[[bytes], object]] = {
     "uuid": lambda raw: uuid.UUID(bytes=raw),
     "timestamptz": lambda raw: _EPOCH + timedelta(microseconds=_BIGINT.unpack(raw)[0]),
@@ -222,7 +229,7 @@ def python_values(row: Row) -> list[Any]:
     return _values(ALL_COLUMNS, row.parameters)
 
 
-def key_values(key: DataKey) -> list[Any]:
+def key_values(key: KeyRow) -> list[Any]:
     """The row of a key, likewise."""
     return _values(KEY_COLUMNS, key.parameters)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import uuid
 from collections import deque
@@ -26,6 +27,7 @@ from psycopg import pq
 from audit.datakeys import INSERT_KEY, KEY_COLUMNS, DataKeys
 from audit.entry import ALL_COLUMNS, INSERT, Entry, Row, encode, key_values, python_values
 from audit.histogram import Histogram
+from audit.spool import Left, Spool, SpoolFull
 from keyring.keys import KeyRing, ring
 
 __all__ = ["Entry", "Ledger", "LedgerUnavailable", "record"]
@@ -35,6 +37,10 @@ logger = logging.getLogger("audit.ledger")
 # How long a call may wait for its intent before it is refused, and how long an answer may wait for its record.
 INTENT_SECONDS = 0.23
 ANSWER_SECONDS = 5.0
+# How long the outcome of a call that was made waits for the database before it goes to the spool, how long the spool
+# may stand in for the database, and how often somebody looks for what others left in theirs.
+SPOOL_SECONDS, _SPOOL_LASTS_SECONDS, _LOOK_SECONDS = 1.0, 60.0, 30.0
+_ADOPTED_AT_ONCE = 256
 _QUEUE_LIMIT = 4096
 _BATCH_LIMIT = 128
 _RECONNECT_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0)
@@ -63,15 +69,21 @@ class _Pending:
     since: float
     expires: float
     written: asyncio.Future[None] | None = field(default=None)
+    # When it may go to the spool, if its caller is content with that; whether it is there; whether it may be in the
+    # database already.
+    spools_at: float | None = field(default=None)
+    spooled: bool = field(default=False)
+    again: bool = field(default=False)
 
 
 class Ledger:
     """The group-commit writer of one process. Use it within one event loop; `start` before, `stop` after."""
 
-    def __init__(self, conninfo: str, keys: KeyRing | None = None) -> None:
+    def __init__(self, conninfo: str, keys: KeyRing | None = None, spool: Spool | None = None) -> None:
         self.writer_id = uuid.uuid4()
         self.batches = 0
         self.rows = 0
+        self.rows_spooled = 0
         self.waits = Histogram()
         self._conninfo = conninfo
         self._keys = DataKeys(keys or ring())
@@ -82,7 +94,10 @@ class Ledger:
         self._failed: str | None = None
         self._lasting = False
         self._isolate = False
-        self._uncertain = 0
+        self._spool = spool
+        self._spooled = 0
+        self._spooled_since = 0.0
+        self._spooling: asyncio.Task[None] | None = None
         self._bytes = 0
         self._due = False
         self._connection: psycopg.AsyncConnection[object] | None = None
@@ -99,9 +114,11 @@ class Ledger:
         """Begin to connect; returns at once, also when the database is away."""
         self._loop = asyncio.get_running_loop()
         self._tasks = [asyncio.create_task(self._keep_connected()), asyncio.create_task(self._watch())]
+        if self._spool is not None:
+            self._tasks.append(asyncio.create_task(self._take_over(self._spool)))
 
     async def stop(self, within: float = ANSWER_SECONDS) -> None:
-        """Write what is waiting, at most `within` seconds, then disconnect."""
+        """Write what is waiting, at most `within` seconds, then disconnect. What is left goes to the spool."""
         last = [pending for pending in (*self._in_flight, *self._waiting) if pending.written is None]
         for pending in last:
             pending.written = self._loop.create_future()
@@ -113,6 +130,12 @@ class Ledger:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._disconnect()
+        await self._leave()
+
+    @property
+    def spooled(self) -> int:
+        """Records that wait in the spool: the database has not taken them yet."""
+        return self._spooled
 
     @property
     def available(self) -> bool:
@@ -143,9 +166,21 @@ class Ledger:
         await pending.written
         return pending.row.rid
 
+    async def conclude(self, entry: Entry) -> uuid.UUID:
+        """As `write`, for what has happened already and must not be forgotten: the outcome of a call with effects.
+
+        The record counts as durable when it is in the spool, where it goes after SPOOL_SECONDS. It is not refused
+        because the queue is full: each has an intent, so that there are no more than calls under way.
+        """
+        pending = self._enqueue(entry, ANSWER_SECONDS)
+        pending.spools_at = pending.since + SPOOL_SECONDS
+        pending.written = self._loop.create_future()
+        await pending.written
+        return pending.row.rid
+
     def put(self, entry: Entry) -> None:
-        """Write without waiting: only for what follows from a record that failed its caller. Dropped when full."""
-        if not self._full():
+        """Write without waiting. Dropped when the queue is full, but for outcomes."""
+        if entry.kind == "outcome" or not self._full():
             self._enqueue(entry, ANSWER_SECONDS)
 
     def forget_keys(self) -> None:
@@ -156,12 +191,15 @@ class Ledger:
         self._seq += 1
         now = self._loop.time()
         pending = _Pending(encode(entry, self._keys, self.writer_id, self._seq), now, now + within)
+        self._take(pending)
+        return pending
+
+    def _take(self, pending: _Pending) -> None:
         self._waiting.append(pending)
         self._pending.set()
         self._bytes += pending.row.size
         if not self._in_flight and not self._due:
             self._send_soon()
-        return pending
 
     def _send_soon(self) -> None:
         """Send after two turns of the event loop, so that what becomes ready in the same moment shares the commit.
@@ -184,7 +222,7 @@ class Ledger:
         self._failed = None
         try:
             self._send_keys(self._pg)
-            self._send_rows(self._pg, [pending.row.parameters for pending in self._in_flight])
+            self._send_rows(self._pg, self._in_flight)
             self._pg.pipeline_sync()
             self._flush()
         except psycopg.Error as error:
@@ -196,8 +234,9 @@ class Ledger:
         for key in {each.id: each for each in keys if each is not None and not each.stored}.values():
             pg.send_query_prepared(b"key", key.parameters, [1] * len(KEY_COLUMNS))
 
-    def _send_rows(self, pg: pq.abc.PGconn, rows: list[tuple[bytes | None, ...]]) -> None:
-        if self._uncertain:
+    def _send_rows(self, pg: pq.abc.PGconn, batch: list[_Pending]) -> None:
+        rows = [pending.row.parameters for pending in batch]
+        if any(pending.again for pending in batch):
             for row in rows:
                 pg.send_query_prepared(b"again", row, [1] * _WIDTH)
             return
@@ -261,7 +300,9 @@ class Ledger:
                 if pending.written is not None and not pending.written.done():
                     pending.written.set_result(None)
             self._isolate = self._isolate and bool(self._waiting)
-            self._uncertain = max(0, self._uncertain - len(batch))
+            if self._spooled:
+                self._spooled -= sum(pending.spooled for pending in batch)
+                self._pending.set()
         elif not self._lasting:
             # A lock, a full disk, a server that stops: nothing of it is the row's fault, and nothing was written.
             logger.warning("the ledger cannot be written, %d records wait: %s", len(batch), self._failed)
@@ -273,10 +314,20 @@ class Ledger:
             self._isolate = True
             self._waiting.extendleft(reversed(batch))
         else:
-            logger.error("a record was refused by the database: %s", self._failed)
             self._bytes -= batch[0].row.size
+            self._spooled -= batch[0].spooled
             self._fail(batch[0], f"The database refused the record: {self._failed}")
+            self._note_refusal(batch[0].row, self._failed)
         self._send_soon()
+
+    def _note_refusal(self, row: Row, reason: str) -> None:
+        """The place of a record that the database will never take stays empty: that is on record itself."""
+        place, kind = row.value("writer_seq"), row.value("kind")
+        logger.error("a record (%s, number %s of its writer) was refused by the database: %s", kind, place, reason)
+        if kind != "system":
+            told = {"kind": kind, "record": str(row.rid), "writer_seq": place, "message": reason[:500]}
+            detail = json.dumps({"writer_id": str(row.value("writer_id")), **told})
+            self.put(Entry(kind="system", code="record_refused", call_id=row.value("call_id"), detail=detail))
 
     @staticmethod
     def _fail(pending: _Pending, reason: str) -> bool:
@@ -297,7 +348,8 @@ class Ledger:
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         # Whether they were committed is unknown: they are sent again, and a row that is there already stays as it is.
-        self._uncertain = max(self._uncertain, len(self._in_flight))
+        for pending in self._in_flight:
+            pending.again = True
         self._waiting.extendleft(reversed(self._in_flight))
         self._in_flight = []
         self._lost.set()
@@ -339,20 +391,122 @@ class Ledger:
 
     async def _watch(self) -> None:
         while True:
-            if not self.queued:
+            if not self.queued and not self._spool_is_stale():
                 self._pending.clear()
                 await self._pending.wait()
             await asyncio.sleep(_WATCH_SECONDS)
             # After a busy moment of this process the answer may have come, and only not been read yet.
             self._receive()
             now = self._loop.time()
+            self._use_spool(now)
             late = [pending for pending in (*self._in_flight, *self._waiting) if pending.expires < now]
             refused = sum(self._fail(pending, "The ledger could not be written in time.") for pending in late)
             if refused:
                 logger.warning("%d records were not durable in time, what waited for them was refused", refused)
             # A server that hangs is no better than one that is gone; its statements time out after two seconds.
-            if self._in_flight and now - self._in_flight[0].expires > ANSWER_SECONDS:
+            if self._in_flight and now - self._sent_at > 2 * ANSWER_SECONDS:
                 self._lose("no answer")
+
+    # --- The spool ----------------------------------------------------------------------------------------------------
+
+    def _spool_is_stale(self) -> bool:
+        return self._spooled_since > 0 and not self._spooled
+
+    def _use_spool(self, now: float) -> None:
+        """Write to the spool when an outcome has waited long enough, and empty it when all of it is in the database."""
+        if self._spool is None or (self._spooling is not None and not self._spooling.done()):
+            return
+        missing = [pending for pending in (*self._in_flight, *self._waiting) if not pending.spooled]
+        due = any(pending.spools_at is not None and pending.spools_at < now for pending in missing)
+        if due and not (self._spooled_since and now - self._spooled_since > _SPOOL_LASTS_SECONDS):
+            # With all that stands before and behind it, so that the count of this writer shows no gap.
+            self._spooling = asyncio.create_task(self._keep(self._spool, missing))
+        elif self._spool_is_stale():
+            self._spooling = asyncio.create_task(self._forget(self._spool))
+
+    async def _keep(self, spool: Spool, missing: list[_Pending]) -> None:
+        try:
+            await asyncio.to_thread(spool.append, [pending.row for pending in missing])
+        except (OSError, SpoolFull) as error:
+            logger.error("%d records cannot be kept in the spool: %s", len(missing), error)
+            for pending in missing:
+                pending.spools_at = None
+            return
+        logger.warning("%d records are kept in the spool until the database takes them", len(missing))
+        self.rows_spooled += len(missing)
+        self._spooled_since = self._spooled_since or self._loop.time()
+        known = {id(pending) for pending in (*self._in_flight, *self._waiting)}
+        for pending in missing:
+            pending.spooled = True
+            self._spooled += id(pending) in known
+            if pending.spools_at is not None and pending.written is not None and not pending.written.done():
+                pending.written.set_result(None)
+
+    async def _forget(self, spool: Spool) -> None:
+        try:
+            await asyncio.to_thread(spool.clear)
+        except OSError as error:
+            logger.warning("the spool cannot be emptied, and will be read once more: %s", error)
+        self._spooled_since = 0.0
+
+    async def _leave(self) -> None:
+        """Keep what could not be written, for the next process."""
+        if self._spooling is not None:
+            await asyncio.wait({self._spooling})
+        missing = [pending.row for pending in self._waiting if not pending.spooled]
+        if self._spool is None:
+            if missing:
+                logger.error("%d records are lost: the database is away, and there is no spool", len(missing))
+            return
+        try:
+            if missing:
+                await asyncio.to_thread(self._spool.append, missing)
+                logger.warning("%d records are left in the spool for the next process", len(missing))
+            elif not self._waiting:
+                await asyncio.to_thread(self._spool.clear)
+        except (OSError, SpoolFull) as error:
+            logger.error("%d records are lost: %s", len(missing), error)
+        await asyncio.to_thread(self._spool.close)
+
+    async def _take_over(self, spool: Spool) -> None:
+        """Reserve our own place; write what processes left that have ended, now and again."""
+        while True:
+            try:
+                await asyncio.to_thread(spool.open)
+                for left in await asyncio.to_thread(spool.left_behind):
+                    await self._drain(left)
+            except OSError as error:
+                logger.warning("the ledger's spool cannot be used: %s", error)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _drain(self, left: Left) -> None:
+        finished = False
+        try:
+            rows, damaged = await asyncio.to_thread(left.read)
+            if rows or damaged:
+                refused = await self._write_rows(rows)
+                detail = {"file": left.path.name, "records": len(rows), "refused": refused, "damaged_bytes": damaged}
+                logger.warning("the spool of a process that ended was written to the ledger: %s", detail)
+                await self.write(Entry(kind="system", code="spool_drained", detail=json.dumps(detail)), float("inf"))
+                damaged += refused
+            await asyncio.to_thread(lambda: left.close(keep=bool(damaged)))
+            finished = True
+        finally:
+            if not finished:
+                left.release()
+
+    async def _write_rows(self, rows: list[Row]) -> int:
+        """Write rows of another writer, which may be there already. Returns how many the database refused."""
+        refused = 0
+        for start in range(0, len(rows), _ADOPTED_AT_ONCE):
+            now = self._loop.time()
+            futures = []
+            for row in rows[start : start + _ADOPTED_AT_ONCE]:
+                futures.append(self._loop.create_future())
+                self._take(_Pending(row, now, float("inf"), futures[-1], again=True))
+            results = await asyncio.gather(*futures, return_exceptions=True)
+            refused += sum(isinstance(result, LedgerUnavailable) for result in results)
+        return refused
 
 
 def _prepare(pg: pq.abc.PGconn) -> None:

@@ -150,6 +150,23 @@ class SubjectHashKey(models.Model):
         return "key of subjects"
 
 
+class Mark(models.Model):
+    """How far somebody has come who goes along the ledger; it can be begun anew, and decides nothing."""
+
+    name = models.TextField(primary_key=True)
+    low = models.BigIntegerField(default=0, help_text="Everything up to this record is done.")
+    high = models.BigIntegerField(default=0, help_text="The newest record that was seen.")
+    found = models.BigIntegerField(default=0, help_text="What came of it so far.")
+    at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        db_table = "audit_mark"
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.name} up to {self.low}"
+
+
 # The tables beside the records; named here so that Django finds them.
 from audit.retention.models import Archive, Expiry, LegalHold, Month, RetentionClass  # noqa: E402
 
@@ -158,6 +175,7 @@ __all__ = [
     "DataKey",
     "Expiry",
     "LegalHold",
+    "Mark",
     "Month",
     "Record",
     "RecordQuerySet",

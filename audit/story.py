@@ -78,6 +78,8 @@ class Story:
         record = self.record
         who = record.actor or ("A command" if record.door == "command" else "The site")
         match record.kind:
+            case Record.Kind.OUTCOME if record.code == "unknown":
+                return f"Nobody knows what became of {who}'s call of {record.tool}"
             case Record.Kind.CALL | Record.Kind.OUTCOME:
                 return f"{who} called {record.tool}"
             case Record.Kind.INTENT:
@@ -314,6 +316,8 @@ def verdict_of(record: Record) -> SafeString:
         return badge("Refused", "red")
     if record.kind == Record.Kind.INTENT:
         return badge("Announced", "grey")
+    if record.code == "unknown":
+        return badge("Unknown", "red")
     if record.kind in (Record.Kind.CALL, Record.Kind.OUTCOME):
         return badge("Carried out", "green") if record.code == "ok" else badge("Failed", "orange")
     return badge("Recorded", "green" if record.code in _GOOD else "orange")

@@ -174,6 +174,11 @@ def latest_changes(how_many: int) -> list[Record]:
     return list(_latest().filter(kind=Record.Kind.CONFIG)[:how_many])
 
 
+def unknown_since(moment: datetime) -> int:
+    """How many calls got no outcome since then."""
+    return Record.objects.filter(at__gte=moment, code="unknown").count()
+
+
 def refused_since(moment: datetime) -> int:
     """How many calls and logins were refused since then."""
     return Record.objects.filter(at__gte=moment, decision=Record.Decision.DENY).count()

@@ -7,6 +7,8 @@ import logging
 from django.db import connection
 from procrastinate.contrib.django import app
 
+from audit import reconcile
+
 logger = logging.getLogger("audit.tasks")
 
 _MONTHS_AHEAD = 3
@@ -22,3 +24,10 @@ def prepare_partitions(timestamp: int) -> int:
     if made:
         logger.info("%d partitions of the ledger were made", made)
     return made
+
+
+@app.periodic(cron="* * * * *")
+@app.task(queueing_lock="audit.reconcile", name="audit.reconcile")
+def close_open_intents(timestamp: int) -> int:
+    """Record that the outcome of a call is unknown, where none came in time. Returns of how many calls."""
+    return reconcile.reconcile()

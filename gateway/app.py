@@ -14,6 +14,7 @@ from access import policy
 from access.snapshot import Principal, Snapshot
 from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
+from audit.spool import Spool
 from gateway import answers, http, wire
 from gateway.auth import Doorman
 from gateway.calls import Call, Pipeline, Refused
@@ -25,6 +26,7 @@ from gateway.metrics import Metrics, read
 from gateway.sources import Connectors
 from gateway.tally import Reading
 from gateway.wire import Message, WireError
+from keyring.keys import ring
 
 logger = logging.getLogger("gateway")
 
@@ -49,7 +51,8 @@ class Gateway:
     """What one web process needs for calls: policy, ledger, budgets, connections. `start` it, `stop` it."""
 
     def __init__(self, conninfo: str) -> None:
-        self.ledger = Ledger(conninfo)
+        spool = Spool(settings.LEDGER_SPOOL_DIR, ring()) if settings.LEDGER_SPOOL_DIR else None
+        self.ledger = Ledger(conninfo, ring(), spool)
         self.connectors = Connectors()
         self._erased_at: datetime | None = None
         self.feed = Feed(conninfo, self._swapped)
@@ -83,8 +86,8 @@ class Gateway:
         await self.metrics.stop()
 
     def ready(self) -> bool:
-        """Whether a call would be served now."""
-        return self.feed.current is not None and self.ledger.available
+        """Whether a call would be served now, and the database has all that is on record."""
+        return self.feed.current is not None and self.ledger.available and not self.ledger.spooled
 
     def reading(self) -> Reading:
         """The numbers of this process."""

@@ -15,7 +15,7 @@ from django.conf import settings
 from access import policy
 from access.snapshot import Principal, Snapshot, ToolEntry
 from audit.entry import uuid7
-from audit.ledger import ANSWER_SECONDS, INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
+from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from gateway.limits import Budgets, Refusals
 from gateway.meter import Meter
 from tools.connectors.base import Connector, ConnectorError, Context, Result
@@ -175,7 +175,7 @@ class Pipeline:
         facts["detail"] = outcome.detail
         entry = Entry(kind=kind, code=outcome.code, result=outcome.body, **facts, **timings)
         try:
-            record_id = await self._ledger.write(entry, ANSWER_SECONDS)
+            record_id = await (self._ledger.write(entry) if kind == "call" else self._ledger.conclude(entry))
         except LedgerUnavailable as error:
             raise _unanswerable(kind, call_id) from error
         return Answer(outcome.body, outcome.meta, outcome.code, record_id, call_id)

@@ -66,6 +66,9 @@ _LISTED = (
     Family("mcpsite_ledger_rows", "counter", "Records in these commits."),
     Family("mcpsite_ledger_wait_seconds", "histogram", "How long records waited until they were durable."),
     Family("mcpsite_ledger_queued", "gauge", "Records that are not durable yet."),
+    Family("mcpsite_ledger_spooled", "gauge", "Records in spools, which the database has not taken yet."),
+    Family("mcpsite_ledger_spool_rows", "counter", "Records that went to a spool."),
+    Family("mcpsite_outcomes_unknown", "counter", "Calls with effects of which nobody knows what became of them."),
     Family("mcpsite_ledger_available", "gauge", "1 when every process can write the ledger.", join=min),
     Family("mcpsite_budget_requests", "counter", "Answers of budgets, by whose bucket it was.", ("bucket", "outcome")),
     Family("mcpsite_budget_alone", "gauge", "Processes that count budgets by themselves, since Redis is away."),
@@ -97,6 +100,7 @@ def read(meter: Meter, ledger: Ledger, budgets: Budgets, feed: Feed, connectors:
         "mcpsite_http_seconds": _histograms(meter.page_times),
         "mcpsite_ledger_batches": {(): [ledger.batches]},
         "mcpsite_ledger_rows": {(): [ledger.rows]},
+        "mcpsite_ledger_spool_rows": {(): [ledger.rows_spooled]},
         "mcpsite_ledger_wait_seconds": {(): _numbers(ledger.waits)},
         "mcpsite_budget_requests": {
             ("shared", "granted"): [budgets.granted],
@@ -107,6 +111,7 @@ def read(meter: Meter, ledger: Ledger, budgets: Budgets, feed: Feed, connectors:
     }
     states: Samples = {
         "mcpsite_ledger_queued": {(): [ledger.queued]},
+        "mcpsite_ledger_spooled": {(): [ledger.spooled]},
         "mcpsite_ledger_available": {(): [int(ledger.available)]},
         "mcpsite_budget_alone": {(): [int(budgets.alone)]},
         "mcpsite_connectors_open": {(name,): [1] for name in connectors.names()},
@@ -203,6 +208,9 @@ SELECT queue_name, status::text, count(*) FROM (
 _WORKERS = "SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat > now() - interval '30 seconds'"
 
 
+_UNKNOWN = "SELECT found FROM audit_mark WHERE name = 'intents'"
+
+
 async def jobs(conninfo: str) -> Samples:
     """The jobs as PostgreSQL has them now, or only that it did not say so in half a second."""
     try:
@@ -221,11 +229,13 @@ async def _jobs(conninfo: str) -> Samples:
         active = await (await connection.execute(_ACTIVE)).fetchall()
         finished = await (await connection.execute(_FINISHED)).fetchall()
         workers = await (await connection.execute(_WORKERS)).fetchone()
+        unknown = await (await connection.execute(_UNKNOWN)).fetchone()
     return {
         "mcpsite_database_up": {(): [1]},
         "mcpsite_jobs": {(queue, state): [count] for queue, state, count, *_ in (*active, *finished)},
         "mcpsite_jobs_oldest_seconds": {(queue,): [age] for queue, _, _, age in active if age is not None},
         "mcpsite_job_workers": {(): [workers[0] if workers else 0]},
+        "mcpsite_outcomes_unknown": {(): [unknown[0] if unknown else 0]},
     }
 
 

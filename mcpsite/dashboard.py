@@ -12,19 +12,31 @@ from django.apps import apps
 from django.db.models import F
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 
 from access.models import ApiToken, Grant, Role, User
 from audit.doors import detail_of, verb_of
 from audit.filters import SINCE, UNTIL
 from audit.models import Record
 from audit.patience import TooSlow
-from audit.summary import Bar, Parts, Summary, Usage, anything_called, calls, latest_changes, latest_refusals
+from audit.summary import (
+    Bar,
+    Parts,
+    Summary,
+    Usage,
+    anything_called,
+    calls,
+    latest_changes,
+    latest_refusals,
+    unknown_since,
+)
 from mcpsite.sidebar import GROUPS, opened
 from tools.connectors.registry import kinds
 from tools.models import DataSource, EgressRule, Tool
 
 _SPANS = {1: (timedelta(days=1), timedelta(hours=1)), 7: (timedelta(days=7), timedelta(hours=6))}
 _ROWS = 7
+_UNKNOWN_FOR = timedelta(days=7)
 # What a bar's label says, and at which hours there is one.
 _LABELS = {1: ("%H:%M", 4), 7: ("%a", 24)}
 
@@ -56,7 +68,10 @@ def _summary(days: int) -> Summary | None:
 
 
 def _latest() -> dict[str, Any]:
+    lately = timezone.now() - _UNKNOWN_FOR
     return {
+        "unknown": unknown_since(lately),
+        "unknown_url": records(lately, code="unknown"),
         "refusals": [_refusal(record) for record in latest_refusals(_ROWS)],
         "refusals_url": records(decision="deny"),
         "changes": [_change(record) for record in latest_changes(_ROWS)],

@@ -322,6 +322,13 @@ MAX_RESULT_BYTES = env.integer(
 )
 WEB_WORKERS = env.integer("WEB_WORKERS", "Web worker processes.", 2, minimum=1, maximum=64)
 
+# --- The ledger ------------------------------------------------------------------------------------------------------
+_spool_dir = env.text(
+    "LEDGER_SPOOL_DIR",
+    "Where records of calls wait that PostgreSQL did not take in time, on a disk that lasts.",
+)
+LEDGER_SPOOL_DIR = Path(_spool_dir) if _spool_dir else DATA_DIR.path / "spool" if DATA_DIR.exists else None
+
 # --- Agents ----------------------------------------------------------------------------------------------------------
 AGENT_RUNS_AT_ONCE = env.integer(
     "AGENT_RUNS_AT_ONCE", "Runs of agents that one agent worker works on at the same time.", 4, minimum=1, maximum=64

@@ -143,6 +143,17 @@ def test_an_intent_and_its_outcome_lead_to_each_other_and_share_the_times():
     assert address(intent) in story(client, outcome)
 
 
+def test_an_outcome_that_came_after_all_stands_beside_the_unknown_one():
+    client, call = make_root(), uuid.uuid4()
+    intent = make_record(kind="intent", code="intended", tool="t", call_id=call, actor="ada")
+    unknown = make_record(kind="outcome", code="unknown", tool="t", call_id=call, actor="ada")
+    late = make_record(kind="outcome", tool="t", call_id=call, actor="ada")
+    for each in (intent, unknown, late):
+        assert all(address(other) in story(client, each) for other in (intent, unknown, late) if other != each)
+    assert "Nobody knows what became of ada" in story(client, unknown)
+    assert "Unknown" in story(client, unknown)
+
+
 def test_records_of_the_same_trace_and_request_are_listed():
     client = make_root()
     made = make_record(tool="a", trace_id="ab" * 16, request_id="the-request")

@@ -164,17 +164,37 @@ async def test_a_ledger_that_hangs_refuses_the_intent_within_250_ms(
     assert kinds[-2:] == [("intent", "intended"), ("outcome", "not_called")]
 
 
+async def test_an_outcome_leaves_when_it_is_in_the_spool_and_nothing_new_is_asked_for(
+    gateway: Gateway, company: Company, outside: FakeConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside.gate = asyncio.Event()
+    asking = asyncio.create_task(call(gateway, company.token, "write"))
+    await until(lambda: outside.calls)
+    connect = gateway.ledger._connect
+    monkeypatch.setattr(gateway.ledger, "_connect", _never)
+    gateway.ledger._lose("test")
+    outside.gate.set()
+    reply = await asking
+    assert reply.status == 200
+    assert (gateway.ledger.spooled, gateway.ready()) == (1, False)
+    assert [r.kind for r in await records(reply)] == ["intent"]
+    monkeypatch.setattr(gateway.ledger, "_connect", connect)
+    await until(gateway.ready)
+    assert [(r.kind, r.code) for r in await records(reply)] == [("intent", "intended"), ("outcome", "ok")]
+    assert str((await records(reply))[1].rid) == reply.result["_meta"]["mcpsite/record"]
+
+
+async def _never() -> None:
+    raise OSError("away")
+
+
 async def test_an_outcome_that_cannot_be_recorded_does_not_leave(
     gateway: Gateway, company: Company, outside: FakeConnector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = gateway.ledger.write
+    async def failing(entry: Any) -> uuid.UUID:
+        raise LedgerUnavailable("gone")
 
-    async def failing(entry: Any, within: float = 5.0) -> uuid.UUID:
-        if entry.kind != "intent":
-            raise LedgerUnavailable("gone")
-        return await write(entry, within)
-
-    monkeypatch.setattr(gateway.ledger, "write", failing)
+    monkeypatch.setattr(gateway.ledger, "conclude", failing)
     reply = await call(gateway, company.token, "write")
     assert reply.status == 503
     assert reply.error["data"]["mcpsite/code"] == "outcome_unknown"

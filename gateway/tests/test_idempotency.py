@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from access import tokens
 from access.models import Grant
-from gateway import calls, idempotency, tasks
+from gateway import idempotency, tasks
 from gateway.app import Gateway
 from gateway.idempotency import KeyRefused, key_of
 from gateway.models import KeyedCall
@@ -176,7 +176,8 @@ async def test_an_outcome_that_was_not_recorded_stays_unknown(
     client: AsyncClient, gateway: Gateway, company: Company, outside: FakeConnector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outside.gate = asyncio.Event()
-    monkeypatch.setattr(calls, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("audit.ledger.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(gateway.ledger, "_spool", None)
     asking = asyncio.create_task(send(client, company))
     await until(lambda: outside.calls)
     gateway.ledger._lose("test")

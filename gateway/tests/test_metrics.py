@@ -269,7 +269,7 @@ async def test_two_processes_are_one_sum(gateway: Gateway, company: Company, set
 def test_every_family_that_is_read_is_in_the_list():
     class Any_:
         snapshot: Any = None
-        batches = rows = queued = granted = refused = granted_alone = refused_alone = 0
+        batches = rows = rows_spooled = queued = spooled = granted = refused = granted_alone = refused_alone = 0
         available = alone = True
         waits = Histogram()
 

@@ -184,15 +184,18 @@ def test_nothing_starts_before_what_it_needs():
 
 
 def test_what_must_be_kept_is_in_named_volumes():
-    assert set(compose()["volumes"]) == {"postgres", "redis", "metrics", "sealer"}
+    assert set(compose()["volumes"]) == {"postgres", "redis", "metrics", "sealer", "spool"}
     mounts = {name: service.get("volumes", []) for name, service in services().items()}
     assert "postgres:/var/lib/postgresql" in mounts["postgres"]
     assert "redis:/data" in mounts["redis"]
     for name in ("web", "worker", "agents"):
-        assert mounts[name] == [f"metrics:{services()[name]['environment']['METRICS_DIR']}"]
+        places = services()[name]["environment"]
+        assert mounts[name] == [f"metrics:{places['METRICS_DIR']}", f"spool:{places['LEDGER_SPOOL_DIR']}"]
     state = Path(services()["sealer"]["environment"]["LEDGER_STATE_FILE"])
     assert f"sealer:{state.parent}" in mounts["sealer"]
     assert [rest for word, rest in final_stage() if word == "RUN" and f"--mode=0700 {state.parent}" in rest]
+    spool = services()["web"]["environment"]["LEDGER_SPOOL_DIR"]
+    assert [rest for word, rest in final_stage() if word == "RUN" and f"--mode=0700 {spool}" in rest]
     uid = "10001"
     assert f"uid={uid},gid={uid}" in compose()["volumes"]["metrics"]["driver_opts"]["o"]
 

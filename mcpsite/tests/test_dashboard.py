@@ -245,3 +245,11 @@ def test_durations_are_short():
 
 def test_a_link_to_records_escapes_its_filters():
     assert records(tool="a&b=c").endswith("?tool=a%26b%3Dc")
+
+
+def test_calls_of_which_nobody_knows_what_became_of_them_are_an_alarm():
+    client = make_root()
+    assert "nobody knows" not in text_of(client)
+    make_record(kind="outcome", code="unknown")
+    assert "Of 1 call with effects in the last 7 days nobody knows what became of it" in text_of(client)
+    assert "code=unknown" in text_of(client)

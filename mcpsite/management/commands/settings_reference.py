@@ -25,6 +25,7 @@ _SHOWN = {
     ),
     "LEDGER_SIGNING_KEYS": ("made by `up` in the data directory", ""),
     "LEDGER_STATE_FILE": ("`sealer.json` of the data directory, where there is one", ""),
+    "LEDGER_SPOOL_DIR": ("`spool` of the data directory, where there is one", ""),
     "METRICS_DIR": ("`run/metrics` of the data directory, where there is one", ""),
 }
 # What docker-compose.yml alone reads.

@@ -1,0 +1,103 @@
+"""Closes what a process that died left open: an intent that never got an outcome gets one that says `unknown`.
+
+Records are looked at once, in the order of their numbers: a mark says up to where every intent has its outcome. An
+intent that is still under way holds the mark until it is closed, so that nothing is passed over and no more is read
+again than what was written meanwhile. An outcome that comes later after all is recorded beside the unknown one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, models, transaction
+from django.utils import timezone
+
+from audit.ledger import Entry, record
+from audit.models import Mark, Record
+
+logger = logging.getLogger("audit.reconcile")
+
+# Beyond the longest time that a call may take: for its outcome to be written, from the spool of a process that was
+# started again as well.
+GRACE = timedelta(seconds=30)
+_MARK = "intents"
+_WINDOW, _AT_ONCE = 50_000, 1_000
+_SECONDS = 20.0
+_SAME = (
+    "call_id", "actor", "actor_id", "on_behalf_of", "token", "roles", "door", "client", "address", "connector", "tool",
+    "effect", "definition", "policy_version", "decision", "trace_id", "request_id",
+)  # fmt: skip
+
+
+def reconcile(seconds: float = _SECONDS) -> int:
+    """Close the intents that are open past their time. Returns how many. Goes on where it stopped last time."""
+    until, closed = time.monotonic() + seconds, 0
+    while time.monotonic() < until:
+        more, found = _one_window()
+        closed += found
+        if not more:
+            break
+    if closed:
+        logger.error("%d calls with effects have no outcome: a process died, or the database was away, while they ran. "
+                     "What became of them is unknown; their records have the code `unknown`.", closed)  # fmt: skip
+    return closed
+
+
+def _one_window() -> tuple[bool, int]:
+    """Whether there is more to look at, and how many intents were closed. One transaction, by one process at a time."""
+    with transaction.atomic():
+        Mark.objects.get_or_create(name=_MARK)
+        mark = Mark.objects.select_for_update().get(name=_MARK)
+        # Up to the newest record of the last look: whoever wrote one with a smaller number has committed it by now.
+        newest = Record.objects.aggregate(newest=models.Max("id"))["newest"] or 0
+        top = min(mark.low + _WINDOW, mark.high)
+        still_open = _open_intents(mark.low, top)
+        before = timezone.now() - timedelta(seconds=settings.CALL_TIMEOUT_SECONDS) - GRACE
+        overdue = [key for key, at in still_open if at < before]
+        under_way = min((key for key, at in still_open if at >= before), default=None)
+        _close(overdue)
+        more = under_way is None and top < mark.high
+        mark.low = top if under_way is None else under_way - 1
+        mark.high = mark.high if more else newest
+        mark.found += len(overdue)
+        mark.save()
+    return more, len(overdue)
+
+
+def _open_intents(low: int, top: int) -> list[tuple[int, datetime]]:
+    """Number and time of the intents in between that have no outcome."""
+    intents = Record.objects.filter(id__gt=low, id__lte=top, kind=Record.Kind.INTENT).order_by("id")
+    found = list(intents.values_list("id", "at", "call_id"))
+    concluded: set[Any] = set()
+    for start in range(0, len(found), _AT_ONCE):
+        ids = [call_id for _, _, call_id in found[start : start + _AT_ONCE]]
+        concluded.update(_concluded(ids))
+    return [(key, at) for key, at, call_id in found if call_id not in concluded]
+
+
+def _concluded(call_ids: list[Any]) -> Iterable[Any]:
+    """Those of the calls that have an outcome. By the index of calls, whatever the planner thinks of so many."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("SELECT call_id FROM audit_record WHERE call_id = ANY(%s) AND kind = 'outcome'", [call_ids])
+        return [call_id for (call_id,) in cursor.fetchall()]
+
+
+def _close(keys: list[int]) -> None:
+    for start in range(0, len(keys), _AT_ONCE):
+        for intent in Record.objects.filter(id__in=keys[start : start + _AT_ONCE]).defer("ct", "detail"):
+            record(_outcome_of(intent))
+
+
+def _outcome_of(intent: Record) -> Entry:
+    waited = round((timezone.now() - intent.at).total_seconds())
+    detail = {"intent": str(intent.rid), "writer_id": str(intent.writer_id), "waited_seconds": waited}
+    same = {name: getattr(intent, name) for name in _SAME}
+    same["definition"] = None if intent.definition is None else bytes(intent.definition)
+    return Entry(kind=Record.Kind.OUTCOME.value, code="unknown", detail=json.dumps(detail), **same)
