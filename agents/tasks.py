@@ -6,14 +6,19 @@ from typing import Any
 from uuid import UUID
 
 from django.conf import settings
+from django.db import DatabaseError
+from procrastinate import RetryStrategy
 from procrastinate.contrib.django import app
 
 from agents.runs import EXECUTE, QUEUE, TEST, forget_runs, sweep
 
+# What could not be begun is begun later, for as long as a run waits: once begun, a run is not taken a second time.
+_LATER = RetryStrategy(wait=5, max_attempts=720, retry_exceptions={DatabaseError})
 
-@app.task(queue=QUEUE, name=EXECUTE, pass_context=True)
+
+@app.task(queue=QUEUE, name=EXECUTE, pass_context=True, retry=_LATER)
 async def execute(context: Any, run_id: str) -> str:
-    """Work on one run, once: it is not retried, since tools may have had effects. Returns how it ended."""
+    """Work on one run, once: what has begun is not repeated, since tools may have had effects. Returns how it ended."""
     ended: str = await context.additional_context["worker"].execute(UUID(run_id))
     return ended
 

@@ -6,12 +6,14 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 from procrastinate.contrib.django import app
 
 from access.models import User
 from agents.models import Agent, Run, Step
-from agents.runs import cancel_run, finish, stay_alive, sweep
+from agents.runs import begin, cancel_run, finish, stay_alive, sweep
+from agents.tasks import execute
 from agents.tests.conftest import found, in_thread, make_agent, make_provider, queued, ran, steps_of, until
 from agents.worker import STOPPED
 from audit.ledger import LedgerUnavailable
@@ -107,6 +109,27 @@ async def test_the_job_brings_the_run_to_the_worker(worker, agent, starter):
                 queues=["agents"], wait=False, additional_context={"worker": worker}, install_signal_handlers=False
             )
     assert (await found(run)).status == "succeeded"
+
+
+async def test_a_run_that_could_not_be_begun_is_begun_later(worker, agent, starter, monkeypatch):
+    attempts = []
+
+    def begin_at_the_second_attempt(run_id):
+        attempts.append(run_id)
+        if len(attempts) == 1:
+            raise OperationalError("the server is shutting down")
+        return begin(run_id)
+
+    monkeypatch.setattr("agents.worker.begin", begin_at_the_second_attempt)
+    monkeypatch.setattr(execute.retry_strategy, "wait", 0)
+    run = await queued(agent, starter)
+    with app.replace_connector(app.connector.get_worker_connector()) as jobs:
+        async with jobs.open_async():
+            await jobs.run_worker_async(
+                queues=["agents"], wait=False, additional_context={"worker": worker}, install_signal_handlers=False
+            )
+    assert (await found(run)).status == "succeeded"
+    assert len(attempts) == 2
 
 
 async def test_who_asks_the_model_too_often_is_stopped(worker, company, starter):
