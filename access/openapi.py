@@ -71,6 +71,7 @@ _NAMES = {
     "access.ServiceAccount": "service account",
     "agents.ModelProvider": "model provider",
     "audit.Record": "ledger record",
+    "audit.EvidencePack": "evidence pack",
 }
 _TEXT = {"type": "string"}
 _REQUEST_ID = {

@@ -21,6 +21,7 @@ from django.utils.safestring import SafeString
 
 from audit.arguments import PERMISSION, Arguments, open_arguments
 from audit.doors import ReadOnlyAdmin
+from audit.export.admin import ExportAdmin as ExportAdmin
 from audit.filters import DOORS, LAST, SINCE, SPANS, UNTIL, ByCall, ByResult, ByText, ByTime, chosen, exactly, sought
 from audit.keyset import KeysetChangeList, KeysetPaginator
 from audit.models import Record
@@ -79,6 +80,14 @@ class RecordChangeList(KeysetChangeList):
         return "?" + urlencode(sorted({**kept, **times}.items()), doseq=True)
 
     # --- What the template asks -----------------------------------------------------------------------------------
+
+    @property
+    def export_url(self) -> str:
+        """Where what is listed can be exported."""
+        given = {name: _last(value) for name, value in self.filter_params.items()}
+        if self.query:
+            given["q"] = self.query
+        return f"{reverse('admin:audit_export_add')}?{urlencode(sorted(given.items()))}"
 
     @property
     def timeline_total(self) -> str:

@@ -62,7 +62,7 @@ class Guarded(Tagged):
 
     def create(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         """The new object, with its address."""
-        serializer = _checked(self.get_serializer(data=request.data))
+        serializer = checked(self.get_serializer(data=request.data))
         with transaction.atomic():
             self.perform_create(serializer)
             made: Any = serializer.instance
@@ -75,7 +75,7 @@ class Guarded(Tagged):
         """The object as it has become."""
         with transaction.atomic():
             obj = self.locked()
-            serializer = _checked(self.get_serializer(obj, data=request.data, partial=partial))
+            serializer = checked(self.get_serializer(obj, data=request.data, partial=partial))
             self.perform_update(serializer)
             return self.answer(self.get_queryset().get(pk=obj.pk))
 
@@ -134,7 +134,7 @@ def _has(request: Request, header: str, tag: str, weakly: bool = False) -> bool:
     return "*" in given or tag in ((each.removeprefix("W/") if weakly else each) for each in given)
 
 
-def _checked(serializer: Any) -> Any:
+def checked(serializer: Any) -> Any:
     """The serializer, which is valid. A misspelt field is refused: without its expiry, a token would have none."""
     sent = serializer.initial_data
     unknown = sorted(set(sent) - set(serializer.fields)) if isinstance(sent, dict) else []

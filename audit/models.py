@@ -7,6 +7,9 @@ from typing import Any, NoReturn
 from django.db import models
 from django.db.models.functions import Now
 
+from audit.export.models import EvidencePack as EvidencePack
+from audit.export.models import Export as Export
+from audit.export.models import Part as Part
 from keyring.fields import EncryptedJSONField
 
 

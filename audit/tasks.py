@@ -7,6 +7,7 @@ import logging
 from django.db import connection
 from procrastinate.contrib.django import app
 
+import audit.export.tasks  # noqa: F401 - its jobs are found from here
 from audit import reconcile
 
 logger = logging.getLogger("audit.tasks")

@@ -59,7 +59,9 @@ def ensure_standard_roles() -> tuple[Role, Role]:
     return (
         ensure_role(ADMINISTRATOR, "Runs the control plane: sees and changes everything.", _every_permission),
         ensure_role(
-            AUDITOR, "Reads the ledger and sees everything else, but changes and calls nothing.", _view_permissions
+            AUDITOR,
+            "Reads and exports the ledger and sees everything else, but changes and calls nothing.",
+            _auditors_permissions,
         ),
     )
 
@@ -68,8 +70,13 @@ def _every_permission() -> models.QuerySet[Permission]:
     return meaningful_permissions()
 
 
-def _view_permissions() -> models.QuerySet[Permission]:
-    return meaningful_permissions().filter(codename__startswith="view_")
+# What an auditor may make: it is taken away, and changes nothing.
+_TAKEN_AWAY = ("add_export", "add_evidencepack")
+
+
+def _auditors_permissions() -> models.QuerySet[Permission]:
+    wanted = models.Q(codename__startswith="view_") | models.Q(codename__in=_TAKEN_AWAY)
+    return meaningful_permissions().filter(wanted)
 
 
 def complete_roles() -> list[str]:
@@ -128,7 +135,7 @@ def _create_administrator(role: Role, password: str) -> User:
 # The permissions that the standard roles are made with.
 _STANDARD: dict[str, Callable[[], models.QuerySet[Permission]]] = {
     ADMINISTRATOR: _every_permission,
-    AUDITOR: _view_permissions,
+    AUDITOR: _auditors_permissions,
 }
 
 

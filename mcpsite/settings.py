@@ -350,6 +350,21 @@ LEDGER_WITNESSES = witnesses.read(
     env.words("LEDGER_WITNESSES", "Keys of the witnesses whose cosignatures count, as `witness.py key` prints them.")
 )
 
+# --- Exports ---------------------------------------------------------------------------------------------------------
+EXPORT_DAYS = env.integer(
+    "EXPORT_DAYS", "Days after which the archive of an export or evidence pack is deleted.", 7, minimum=1, maximum=365
+)
+EXPORT_MAX_MB = env.integer(
+    "EXPORT_MAX_MB", "Largest archive of one export or evidence pack.", 1024, minimum=1, maximum=100_000
+)
+EXPORT_TOTAL_MB = env.integer(
+    "EXPORT_TOTAL_MB",
+    "Archives that are kept together; beyond that no further one is begun. They are in the database.",
+    4096,
+    minimum=1,
+    maximum=1_000_000,
+)
+
 # --- Metrics ---------------------------------------------------------------------------------------------------------
 METRICS_TOKEN = env.secret(
     "METRICS_TOKEN",

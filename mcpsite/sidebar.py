@@ -57,7 +57,13 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             Place("Ended sessions", "logout", "access.RevokedSession"),
         ),
     ),
-    ("Activity", (Place("Records", "receipt_long", "audit.Record", "refused"),)),
+    (
+        "Activity",
+        (
+            Place("Records", "receipt_long", "audit.Record", "refused"),
+            Place("Exports", "download", "audit.Export"),
+        ),
+    ),
     (
         "Agents",
         (

@@ -13,6 +13,7 @@ from access import api as access_api
 from access import pages, user_api
 from agents import api as agents_api
 from audit import api as audit_api
+from audit.export.api import ExportViewSet
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
 from mcpsite import health, landing, palette
@@ -45,6 +46,7 @@ resources.register("agents", agents_api.AgentViewSet, "agent")
 resources.register("runs", agents_api.RunViewSet, "run")
 resources.register("model-providers", agents_api.ModelProviderViewSet, "model-provider")
 resources.register("audit/records", audit_api.RecordViewSet, "record")
+resources.register("audit/exports", ExportViewSet, "export")
 
 api = [
     path("auth/token/", access_api.ObtainView.as_view(), name="token-obtain"),

@@ -23,7 +23,8 @@ _CONTROL = re.compile(r"^(?=[\t\r\n])")
 # Encrypted, or for programs only.
 _LEFT_OUT = frozenset({"ct"})
 _PLACES = tuple(place for place, (name, _) in enumerate(COLUMNS) if name not in _LEFT_OUT)
-HEADER = ("seq", "id", "leaf", *(COLUMNS[place][0] for place in _PLACES))
+# `arguments` is empty where they were not asked for.
+HEADER = ("seq", "id", "leaf", *(COLUMNS[place][0] for place in _PLACES), "arguments")
 
 
 def safe(value: Any) -> Any:
@@ -45,4 +46,6 @@ def csv_lines(rows: list[tuple[Any, ...]]) -> bytes:
 def cells(line: Line) -> tuple[Any, ...]:
     """The cells under `HEADER`: times in UTC, bytes as hexadecimal digits, nothing for NULL."""
     shown = tuple(line.shown().values())
-    return (line.seq, line.id, line.leaf.hex(), *(shown[place] for place in _PLACES))
+    payload = line.payload or {}
+    arguments = payload.get("problem") or payload.get("arguments") or payload.get("some_arguments")
+    return (line.seq, line.id, line.leaf.hex(), *(shown[place] for place in _PLACES), arguments)

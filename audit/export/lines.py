@@ -13,19 +13,27 @@ from django.db.models import Q, QuerySet
 
 from audit.entry import COLUMNS
 from audit.models import Record
+from audit.opening import KeyDestroyed, payload_of
+from audit.patience import at_most
+from audit.payload import Payload
+from keyring.keys import DecryptionError
 
 _NAMES = tuple(name for name, _ in COLUMNS)
-_PAGE = 1_000
+_PAGE, _PATIENCE_MS = 1_000, 120_000
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A record with its place in the tree; `seq` is None while it is not sealed. `values` are those of `COLUMNS`."""
+    """A record with its place in the tree; `seq` is None while it is not sealed. `values` are those of `COLUMNS`.
+
+    `payload` is what its `ct` keeps, decrypted, where that was asked for.
+    """
 
     seq: int | None
     id: int
     leaf: bytes
     values: tuple[Any, ...]
+    payload: dict[str, str | None] | None = None
 
     def shown(self) -> dict[str, Any]:
         """The record as JSON has it."""
@@ -50,7 +58,8 @@ _WRITERS = tuple(_AS_JSON[kind] for _, kind in COLUMNS)
 
 def as_json(line: Line) -> dict[str, Any]:
     """One object of docs/evidence.md, "Record as JSON"."""
-    return {"seq": line.seq, "id": line.id, "leaf": line.leaf.hex(), "record": line.shown()}
+    found = {"seq": line.seq, "id": line.id, "leaf": line.leaf.hex(), "record": line.shown()}
+    return found if line.payload is None else {**found, "payload": line.payload}
 
 
 def json_line(line: Line) -> bytes:
@@ -58,23 +67,47 @@ def json_line(line: Line) -> bytes:
     return orjson.dumps(as_json(line), option=orjson.OPT_APPEND_NEWLINE)
 
 
-def pages(rows: QuerySet[Record], size: int = _PAGE) -> Iterator[list[Line]]:
-    """The records of `rows`, oldest first, at most `size` at a time; no transaction is held between two pages."""
-    rows = rows.order_by("at", "id").values_list("id", "leaf", *_NAMES)
+def pages(rows: QuerySet[Record], size: int = _PAGE, *, payloads: bool = False) -> Iterator[list[Line]]:
+    """The records of `rows`, oldest first, at most `size` at a time; no transaction is held between two pages.
+
+    With `payloads`, what they keep is decrypted. Raises TooSlow.
+    """
+    wanted = rows.order_by("at", "id").values_list("id", "leaf", *_NAMES)
     beyond = Q()
     while True:
-        found: list[Any] = list(rows.filter(beyond)[:size])
+        with at_most(_PATIENCE_MS):
+            found: list[Any] = list(wanted.filter(beyond)[:size])
         if found:
-            yield _placed(found)
+            yield _placed(found, payloads)
         if len(found) < size:
             return
         last, at = found[-1][0], found[-1][2 + _NAMES.index("at")]
         beyond = Q(Q(at__gt=at) | Q(at=at, id__gt=last), at__gte=at)
 
 
-def _placed(found: list[Any]) -> list[Line]:
+def _placed(found: list[Any], payloads: bool) -> list[Line]:
     places = places_of(each[0] for each in found)
-    return [Line(places.get(row[0]), row[0], bytes(row[1]), tuple(row[2:])) for row in found]
+    return [
+        Line(places.get(row[0]), row[0], bytes(row[1]), tuple(row[2:]), _payload(row[2:]) if payloads else None)
+        for row in found
+    ]
+
+
+def _payload(values: tuple[Any, ...]) -> dict[str, str | None] | None:
+    """What the record keeps as text, and the salt of its commitments; or why it cannot be read. None for nothing."""
+    kept = dict(zip(_NAMES, values, strict=True))
+    if kept["ct"] is None:
+        return None
+    try:
+        payload = payload_of(Record(rid=kept["rid"], ct=kept["ct"], key_id=kept["key_id"]))
+    except (KeyDestroyed, DecryptionError) as error:
+        return {"problem": str(error)}
+    texts = {name: None if raw is None else raw.decode("utf-8", "replace") for name, raw in _parts(payload)}
+    return {"salt": payload.salt.hex(), **texts}
+
+
+def _parts(payload: Payload) -> Iterator[tuple[str, bytes | None]]:
+    return ((name, getattr(payload, name)) for name in Payload._fields if name != "salt")
 
 
 def places_of(records: Iterable[int]) -> dict[int, int]:

@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 # Of every file in an archive: so the same content makes the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
@@ -21,6 +21,16 @@ class Target(Protocol):
     def file(self, name: str) -> Iterator[IO[bytes]]:
         """A stream to write the file `name` to; it is complete when the block ends without an error."""
         yield  # type: ignore[misc]
+
+
+class Stream(Protocol):
+    """As much of a file as an archive needs."""
+
+    def write(self, content: bytes | memoryview, /) -> int:
+        """Take the bytes."""
+
+    def flush(self) -> None:
+        """Nothing is asked for."""
 
 
 class Folder:
@@ -45,8 +55,9 @@ class Folder:
 class Archive:
     """A zip archive, written to a stream that need not be able to seek. Use it as a context."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._zip = zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED)
+    def __init__(self, stream: Stream) -> None:
+        anything: Any = stream
+        self._zip = zipfile.ZipFile(anything, "w", zipfile.ZIP_DEFLATED)
 
     def __enter__(self) -> Archive:
         return self

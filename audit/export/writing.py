@@ -208,6 +208,13 @@ def heads_for(counted: Counted) -> list[dict[str, Any]]:
         return [{"number": number, "note": note} for number, note in cursor.fetchall()]
 
 
+def published_keys() -> list[str]:
+    """The vkeys that signed heads, the oldest first; whoever verifies should have them from elsewhere, too."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT vkey FROM audit_key ORDER BY since, at, vkey")
+        return [vkey for (vkey,) in cursor.fetchall()]
+
+
 def signed_text(purpose: str, digest: bytes) -> str:
     """What `manifest.sig` signs."""
     return f"mcpsite manifest\n{purpose}\n{base64.b64encode(digest).decode()}\n"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -57,6 +60,43 @@ class TestSealer:
                 [number, tree.size, tree.root, previous, head.sealed_at, self.signed(head.text)],
             )
         return head
+
+    def publish(self) -> None:
+        """Make the key known."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO audit_key (vkey, since) SELECT %s, coalesce(max(number), 0) FROM audit_head",
+                [str(self.key)],
+            )
+
+    @contextmanager
+    def at_work(self) -> Iterator[TestSealer]:
+        """Seals and answers in a thread of its own, for as long as the block lasts."""
+        self.publish()
+        done = threading.Event()
+
+        def serve() -> None:
+            while not done.wait(0.02):
+                self.seal_new()
+                self.answer()
+            connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield self
+        finally:
+            done.set()
+            thread.join()
+
+    def seal_new(self) -> None:
+        """Seal when there is something."""
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT EXISTS (SELECT FROM audit_record WHERE id NOT IN (SELECT record_id FROM audit_leaf))"
+            )
+            if cursor.fetchone():
+                self.seal()
 
     def answer(self) -> int:
         """Sign what was asked for and not signed yet. Returns how much."""

@@ -1,0 +1,32 @@
+"""Jobs of exports."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from asgiref.sync import sync_to_async
+from procrastinate import JobContext
+from procrastinate.contrib.django import app
+from procrastinate.exceptions import JobAborted
+from procrastinate.jobs import Status
+
+from audit.export.asking import TASK, expire, restart_lost
+from audit.export.working import Stopped, carry_out, write_records_of
+
+
+@app.task(name=TASK, lock=TASK, pass_context=True)
+def make(context: JobContext, export_id: str) -> str:
+    """Make one archive; how it ended. A worker that has to stop leaves it to the next one."""
+    try:
+        return carry_out(UUID(export_id), write_records_of, context.should_abort)
+    except Stopped as error:
+        raise JobAborted from error
+
+
+@app.periodic(cron="* * * * *")
+@app.task(queueing_lock="audit.exports", name="audit.exports")
+async def look_after(timestamp: int) -> int:
+    """Take up what a dead worker left, and delete what is past its time. Returns how much."""
+    for job in await app.job_manager.get_stalled_jobs(task_name=TASK):
+        await app.job_manager.finish_job(job, Status.FAILED, delete_job=False)
+    return await sync_to_async(restart_lost)() + await sync_to_async(expire)()
