@@ -40,6 +40,7 @@ class Measurement:
     cpu_ms: float
     postgres_ms: float
     valkey_ms: float
+    sealing_ms: float
     calls_per_second: float
     p50_ms: float
     p95_ms: float
@@ -142,6 +143,7 @@ def _divide(
         cpu_ms=used[Group.OWN],
         postgres_ms=used[Group.POSTGRES],
         valkey_ms=used[Group.VALKEY],
+        sealing_ms=used[Group.SEALING],
         calls_per_second=result.calls / result.seconds,
         p50_ms=result.p50_ms,
         p95_ms=result.p95_ms,

@@ -43,7 +43,20 @@ def _median(key: tuple[str, int], several: list[Measurement]) -> Measurement:
     return Measurement(target=key[0], connections=key[1], calls=sum(one.calls for one in several), **figures)
 
 
-_HEAD = ("target", "c", "calls", "CPU ms", "PostgreSQL", "Valkey", "calls/s", "p50 ms", "p95 ms", "p99 ms", "RSS MB")
+_HEAD = (
+    "target",
+    "c",
+    "calls",
+    "CPU ms",
+    "PostgreSQL",
+    "Valkey",
+    "sealing",
+    "calls/s",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+    "RSS MB",
+)
 
 
 def table(results: Medians) -> str:
@@ -53,7 +66,8 @@ def table(results: Medians) -> str:
 
 
 def _row(one: Measurement) -> tuple[str, ...]:
-    engines = (f"{one.postgres_ms:.3f}", f"{one.valkey_ms:.3f}") if one.postgres_ms or one.valkey_ms else ("", "")
+    beside = (one.postgres_ms, one.valkey_ms, one.sealing_ms)
+    engines = [f"{each:.3f}" if any(beside) else "" for each in beside]
     return (
         one.target, str(one.connections), str(one.calls), f"{one.cpu_ms:.3f}", *engines, f"{one.calls_per_second:,.0f}",
         f"{one.p50_ms:.2f}", f"{one.p95_ms:.2f}", f"{one.p99_ms:.2f}", f"{one.rss_mb:.0f}",
