@@ -22,6 +22,7 @@ _KEPT = (
     "audit\\_head",
     "audit\\_cosignature",
     "audit\\_anchor",
+    "audit\\_contradiction",
     "audit\\_sign%",
     "audit\\_gap%",
     "audit\\_retentionclass",

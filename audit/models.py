@@ -171,10 +171,14 @@ class Mark(models.Model):
 
 
 # The tables beside the records; named here so that Django finds them.
+from audit.outside.models import Anchor, Contradiction, Cosignature, SinkState  # noqa: E402
 from audit.retention.models import Archive, Expiry, LegalHold, Month, RetentionClass  # noqa: E402
 
 __all__ = [
+    "Anchor",
     "Archive",
+    "Contradiction",
+    "Cosignature",
     "DataKey",
     "Expiry",
     "LegalHold",
@@ -183,5 +187,6 @@ __all__ = [
     "Record",
     "RecordQuerySet",
     "RetentionClass",
+    "SinkState",
     "SubjectHashKey",
 ]

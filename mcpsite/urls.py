@@ -14,6 +14,7 @@ from access import pages, user_api
 from agents import api as agents_api
 from audit import api as audit_api
 from audit.export.api import ExportViewSet
+from audit.outside import api as outside_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
 from mcpsite import health, landing, palette
@@ -47,6 +48,8 @@ resources.register("runs", agents_api.RunViewSet, "run")
 resources.register("model-providers", agents_api.ModelProviderViewSet, "model-provider")
 resources.register("audit/records", audit_api.RecordViewSet, "record")
 resources.register("audit/exports", ExportViewSet, "export")
+resources.register("audit/contradictions", outside_api.ContradictionViewSet, "contradiction")
+resources.register("audit/anchors", outside_api.AnchorViewSet, "anchor")
 
 api = [
     path("auth/token/", access_api.ObtainView.as_view(), name="token-obtain"),
@@ -54,6 +57,7 @@ api = [
     path("auth/token/verify/", access_api.VerifyView.as_view(), name="token-verify"),
     path("auth/token/revoke/", access_api.RevokeView.as_view(), name="token-revoke"),
     path("tools/<str:name>/call/", CallToolView.as_view(), name="tool-call"),
+    path("audit/heads/<int:number>/cosignatures/", outside_api.CosignaturesView.as_view(), name="cosignatures"),
     path("schema/", SpectacularAPIView.as_view(permission_classes=[IsAuthenticated]), name="api-schema"),
     *resources.urls,
 ]
