@@ -111,7 +111,8 @@ def standings() -> list[Standing]:
         newest, began = cursor.fetchone()
         cursor.execute(_LATEST, [names])
         rows = cursor.fetchall()
-    return sorted((_standing(*row, newest, began) for row in rows), key=lambda each: each.name)
+    found = (_standing(name, head, at, newest, began) for name, head, at in rows)
+    return sorted(found, key=lambda each: each.name)
 
 
 def _standing(name: str, head: int | None, at: datetime | None, newest: int | None, began: datetime | None) -> Standing:
