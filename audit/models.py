@@ -173,6 +173,7 @@ class Mark(models.Model):
 # The tables beside the records; named here so that Django finds them.
 from audit.outside.models import Anchor, Contradiction, Cosignature, SinkState  # noqa: E402
 from audit.retention.models import Archive, Expiry, LegalHold, Month, RetentionClass  # noqa: E402
+from audit.streams.models import Stream, StreamState  # noqa: E402
 
 __all__ = [
     "Anchor",
@@ -188,5 +189,7 @@ __all__ = [
     "RecordQuerySet",
     "RetentionClass",
     "SinkState",
+    "Stream",
+    "StreamState",
     "SubjectHashKey",
 ]

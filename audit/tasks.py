@@ -9,6 +9,7 @@ from procrastinate.contrib.django import app
 
 import audit.export.tasks  # noqa: F401 - its jobs are found from here
 from audit import reconcile
+from audit.streams.steering import watch
 
 logger = logging.getLogger("audit.tasks")
 
@@ -32,3 +33,13 @@ def prepare_partitions(timestamp: int) -> int:
 def close_open_intents(timestamp: int) -> int:
     """Record that the outcome of a call is unknown, where none came in time. Returns of how many calls."""
     return reconcile.reconcile()
+
+
+@app.periodic(cron="* * * * *")
+@app.task(queueing_lock="audit.streams", name="audit.streams")
+def watch_streams(timestamp: int) -> list[str]:
+    """Put alarms of streams that began or ended on record, also when the process that delivers is gone."""
+    changed = watch()
+    if changed:
+        logger.warning("alarms of streams changed: %s", "; ".join(changed))
+    return changed

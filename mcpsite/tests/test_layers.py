@@ -36,6 +36,8 @@ ROOMS: dict[str, dict[str, str]] = {
     "psycopg psycopg_pool psycopg2": {
         "audit/ledger.py": "drives libpq's pipeline mode on the path of every call",
         "audit/sealing/*": "copies rows in and out as they are stored, under a lock that its connection holds",
+        "audit/streams/delivery.py": "holds a lock, reads and keeps the place on one connection",
+        "audit/streams/worker.py": "tells a lost connection from other failures",
         "gateway/feed.py": "listens for notifications, for which Django has no words",
         "gateway/auth.py": "notes the use of tokens without a thread",
         "gateway/metrics.py": "reads the jobs with a limit of time that a pool cannot keep",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 from threading import Event
@@ -16,8 +17,10 @@ from procrastinate.contrib.django import app
 from agents.runs import QUEUE
 from agents.worker import AgentWorker, serve
 from audit.sealing import process
+from audit.streams.worker import StreamWorker
 from mcpsite import env
 from mcpsite.postgres import conninfo
+from tools.dialling import dial
 
 logger = logging.getLogger("mcpsite.worker")
 
@@ -64,10 +67,16 @@ def _seal() -> None:
 
 
 async def _jobs(jobs: App) -> None:
-    async with jobs.open_async():
-        await jobs.run_worker_async(
-            queues=["default"], name="jobs", concurrency=_JOBS_AT_ONCE, shutdown_graceful_timeout=_GRACEFUL_SECONDS
-        )
+    """Jobs, and beside them in threads of their own the streams of the ledger."""
+    streams = StreamWorker(conninfo(settings.DATABASES["default"]), dial)
+    streams.start()
+    try:
+        async with jobs.open_async():
+            await jobs.run_worker_async(
+                queues=["default"], name="jobs", concurrency=_JOBS_AT_ONCE, shutdown_graceful_timeout=_GRACEFUL_SECONDS
+            )
+    finally:
+        await asyncio.to_thread(streams.stop)
 
 
 async def _agents(jobs: App) -> None:
