@@ -66,6 +66,7 @@ $(BIN)/python:
 # What tests use of Debian: a browser to look at pages, and curl for the commands that the admin gives to paste.
 programs:
 	@missing=; for each in chromium curl; do command -v $$each >/dev/null || missing="$$missing $$each"; done; \
+	ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || missing="$$missing rsyslog rsyslog-gnutls"; \
 	test -z "$$missing" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends $$missing; } || \
 		{ echo "The tests need programs that are not installed: sudo apt-get install$$missing"; exit 1; }

@@ -11,6 +11,7 @@ import json
 import logging
 import threading
 import time
+import uuid
 import zlib
 from collections import deque
 from contextlib import closing
@@ -22,7 +23,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from audit.streams import sealed
-from audit.streams.messages import Message, test_message, told
+from audit.streams.messages import Message, told, trial
 from audit.streams.sealed import Filters, Gone, Stretch
 from audit.streams.senders import NotDelivered, Sender, TooLarge
 
@@ -43,7 +44,7 @@ _COLUMNS = (
 class Work:
     """What is to be delivered, and how much at once."""
 
-    stream_id: Any
+    stream_id: uuid.UUID
     name: str
     filters: Filters
     enabled: bool
@@ -82,14 +83,12 @@ class Delivery:
 
     def run(self) -> None:
         """Wait to lead, then deliver."""
-        options = "-c statement_timeout=30000 -c lock_timeout=5000 -c timezone=UTC"
         name = f"mcpsite stream {self._work.name}"
         with (
             closing(self._sender),
-            psycopg.connect(
-                self._conninfo, autocommit=True, connect_timeout=5, application_name=name, options=options
-            ) as connection,
+            psycopg.connect(self._conninfo, autocommit=True, connect_timeout=5, application_name=name) as connection,
         ):
+            connection.execute("SET statement_timeout = '30s'; SET lock_timeout = '5s'; SET timezone = 'UTC'")
             while not self._stopping.is_set():
                 if self._leads(connection):
                     self._lead(connection)
@@ -97,8 +96,8 @@ class Delivery:
                 self._stopping.wait(_CANDIDATE_SECONDS)
 
     def _leads(self, connection: psycopg.Connection[Any]) -> bool:
-        key = zlib.crc32(self._work.stream_id.bytes) - 2**31
-        row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", [_LOCKS, key]).fetchone()
+        key = lock_key(self._work.stream_id)
+        row = connection.execute("SELECT pg_try_advisory_lock(%s::int, %s::int)", [_LOCKS, key]).fetchone()
         return bool(row and row[0])
 
     def _lead(self, connection: psycopg.Connection[Any]) -> None:
@@ -244,7 +243,7 @@ class Delivery:
         """Send what is no record, and note what came of it."""
         ok, said = True, "The receiver took the test message."
         try:
-            self._sender.send([test_message(self._work.stream_id, state["by"])])
+            self._sender.send([trial(self._work.stream_id, state["by"])])
         except NotDelivered as error:
             ok, said = False, str(error)[:_LONGEST_ERROR]
         cursor.execute(
@@ -269,6 +268,11 @@ class Delivery:
         )
         if cursor.rowcount != 1:
             raise Moved
+
+
+def lock_key(stream_id: uuid.UUID) -> int:
+    """The second key of a stream's advisory lock, which has 32 bits."""
+    return zlib.crc32(stream_id.bytes) - 2**31
 
 
 def _state(cursor: psycopg.Cursor[Any], stream_id: Any) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ def told(stream: uuid.UUID, number: int, item: Sealed | Gone) -> Message:
     )
 
 
-def test_message(stream: uuid.UUID, by: str) -> Message:
+def trial(stream: uuid.UUID, by: str) -> Message:
     """A message that is no record and has no number."""
     now = datetime.now(UTC)
     body = {"format": FORMAT, "stream": str(stream), "type": "test", "at": instant(now), "by": by}

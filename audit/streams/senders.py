@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import http.client
 import os
+import re
 import socket
 import ssl
 import struct
@@ -19,6 +19,8 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -81,10 +83,14 @@ def _deadline(connection: socket.socket, seconds: float) -> Iterator[None]:
     timer.start()
     try:
         yield
-    except (OSError, http.client.HTTPException) as error:
-        raise TimeoutError if over.is_set() else error from error
+    except (OSError, ValueError) as error:  # ValueError: of a socket that was closed meanwhile
+        if not over.is_set():
+            raise
+        raise TimeoutError from error
     finally:
         timer.cancel()
+    if over.is_set():
+        raise TimeoutError
 
 
 def _shut(connection: socket.socket) -> None:
@@ -176,8 +182,7 @@ class SyslogSender:
             self._look(connection)
             with _deadline(connection, options.timeout_seconds):
                 connection.sendall(b"".join(frames))
-                while _unacknowledged(connection):
-                    time.sleep(_LOOK_SECONDS)
+                _until_acknowledged(connection, options.timeout_seconds)
             self._prove(connection)
         except (OSError, ValueError) as error:  # ValueError: it was closed by another thread
             self._drop()
@@ -224,10 +229,13 @@ class SyslogSender:
             self._drop()
 
 
-def _unacknowledged(connection: socket.socket) -> int:
-    """How many bytes the other side's system has not acknowledged yet (tcp(7), SIOCOUTQ)."""
-    left: int = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))[0]
-    return left
+def _until_acknowledged(connection: socket.socket, seconds: float) -> None:
+    """Wait until the other side's system has all bytes (tcp(7), SIOCOUTQ). Raises TimeoutError."""
+    until = time.monotonic() + seconds
+    while struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4))[0]:
+        if time.monotonic() > until:
+            raise TimeoutError
+        time.sleep(_LOOK_SECONDS)
 
 
 # --- Webhook ---------------------------------------------------------------------------------------------------------
@@ -248,7 +256,7 @@ class WebhookSender:
         self._authority = parts.netloc
         self._stream = stream
         self._connect = connect
-        self._connection: http.client.HTTPConnection | None = None
+        self._connection: ssl.SSLSocket | None = None
 
     def is_open(self) -> bool:
         """Each request stands for itself: nothing is lost with the connection."""
@@ -258,46 +266,49 @@ class WebhookSender:
         """Post them as one request."""
         secret = self._options.signing_secret.get_secret_value()
         request = webhook_request(self._stream, messages, secret, int(time.time()))
-        headers = {**request.headers, "Host": self._authority, "Accept-Encoding": "identity"}
+        headers = {"Host": self._authority, **request.headers, "Content-Length": str(len(request.body))}
         if self._options.authorization:
             headers["Authorization"] = self._options.authorization.get_secret_value()
-        status, said = self._post(headers, request.body)
+        lines = [f"POST {self._target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        status, said = self._post("\r\n".join((*lines, "", "")).encode("ascii") + request.body)
         if 200 <= status < 300:
             return
-        if status == http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(messages) > 1:
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE and len(messages) > 1:
             raise TooLarge(f"The receiver answered {status} to {len(messages)} messages.")
         raise NotDelivered(f"The receiver answered {status}{f': {said}' if said else ''}.")
 
-    def _post(self, headers: dict[str, str], body: bytes) -> tuple[int, str]:
+    def _post(self, data: bytes) -> tuple[int, str]:
         """Status and the beginning of what was said. A kept connection may have been closed: then a new one is made."""
         kept = self._connection is not None
         try:
-            return self._exchange(headers, body)
-        except (OSError, http.client.HTTPException) as error:
-            self._drop()
-            if not kept or isinstance(error, TimeoutError):
-                raise NotDelivered(_reason(error, "The receiver did not answer")) from error
-        try:
-            return self._exchange(headers, body)
-        except (OSError, http.client.HTTPException) as error:
-            self._drop()
+            return self._exchange(data)
+        except TimeoutError as error:
             raise NotDelivered(_reason(error, "The receiver did not answer")) from error
+        except (OSError, ValueError) as error:
+            if not kept:
+                raise NotDelivered(_reason(error, "The receiver did not answer")) from error
+        return self._post(data)
 
-    def _exchange(self, headers: dict[str, str], body: bytes) -> tuple[int, str]:
+    def _exchange(self, data: bytes) -> tuple[int, str]:
+        """One request and its answer (RFC 9112). Raises OSError, and then there is no connection any more."""
         seconds = self._options.timeout_seconds
-        if self._connection is None:
-            context = tls_context(self._options.ca)
-            secured = _secured(self._connect, self._host, self._port, seconds, context, self._host)
-            self._connection = http.client.HTTPConnection(self._host, self._port)
-            self._connection.sock = secured
-        connection = self._connection
-        with _deadline(connection.sock, seconds):
-            connection.request("POST", self._target, body, headers)
-            answer = connection.getresponse()
-            said = answer.read(_MOST_OF_AN_ANSWER)
-        if not answer.isclosed() or answer.will_close:
+        connection = self._connection or self._open()
+        try:
+            with _deadline(connection, seconds):
+                connection.sendall(data)
+                answer = _answer(connection)
+        except BaseException:
             self._drop()
-        return answer.status, _excerpt(said)
+            raise
+        if not answer.keeps:
+            self._drop()
+        return answer.status, _excerpt(answer.body)
+
+    def _open(self) -> ssl.SSLSocket:
+        context, seconds = tls_context(self._options.ca), self._options.timeout_seconds
+        made = _secured(self._connect, self._host, self._port, seconds, context, self._host)
+        self._connection = made
+        return made
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -306,10 +317,45 @@ class WebhookSender:
 
     def close(self) -> None:
         """End the connection."""
-        connection = self._connection
-        if connection is not None and connection.sock is not None:
-            _shut(connection.sock)
+        if (connection := self._connection) is not None:
+            _shut(connection)
             self._drop()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: int
+    body: bytes
+    keeps: bool
+
+
+def _answer(connection: ssl.SSLSocket) -> _Answer:
+    """The answer, once its head is whole. Of a body without a short length only the beginning is read."""
+    data = b""
+    while True:
+        while b"\r\n\r\n" not in data:
+            data += _more(connection)
+            if len(data) > _MOST_OF_AN_ANSWER:
+                raise OSError(errno.EMSGSIZE, "The head of the answer is too long")
+        head, _, data = data.partition(b"\r\n\r\n")
+        status = re.match(rb"HTTP/1\.[01] (\d{3})(?: |\r|\Z)", head)
+        if status is None:
+            raise OSError(errno.EPROTO, "The answer is not HTTP")
+        if not status[1].startswith(b"1"):  # interim (RFC 9110, section 15.2): the answer follows
+            break
+    length = re.search(rb"(?im)^content-length:[ \t]*(\d{1,6})[ \t]*\r?$", head)
+    closes = re.search(rb"(?im)^(?:connection:.*close|transfer-encoding:)", head) or head.startswith(b"HTTP/1.0")
+    if closes or length is None or int(length[1]) > _MOST_OF_AN_ANSWER:
+        return _Answer(int(status[1]), data, keeps=False)
+    while len(data) < int(length[1]):
+        data += _more(connection)
+    return _Answer(int(status[1]), data, keeps=len(data) == int(length[1]))
+
+
+def _more(connection: ssl.SSLSocket) -> bytes:
+    if found := connection.recv(_MOST_OF_AN_ANSWER):
+        return found
+    raise ConnectionResetError(errno.ECONNRESET, "The receiver closed the connection in the middle")
 
 
 def _excerpt(said: bytes) -> str:
