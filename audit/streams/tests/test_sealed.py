@@ -72,7 +72,7 @@ def test_records_that_are_gone_are_told_as_one_gap_whatever_the_filter(book, cur
 
 def test_arguments_results_and_their_keys_do_not_leave(book, cursor):
     secret = b'{"password": "hunter2"}'
-    book.grow(1, arguments=secret, result=b'"the result"')
+    book.grow(1, ct=secret, key_id="k1", args_commit=b"\1" * 32, result_commit=b"\2" * 32)
     item = sealed.read(cursor, 0, EVERYTHING, 1).found[0]
     assert isinstance(item, Sealed)
     told = json.dumps(item.body())
