@@ -11,7 +11,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('audit', '0013_export'),
+        ('audit', '0014_outside'),
     ]
 
     operations = [
