@@ -90,7 +90,9 @@ def rewind(stream: Stream, moment: datetime, *, door: str, request: Any = None, 
         StreamState.objects.filter(stream=stream).update(
             cursor=after, resend_cursor=after, resend_number=state.number, pending=None
         )
-        _record(stream, "stream_moved", door, request, actor, {"to": moment.isoformat(), "seq": [before, after]})
+        _record(
+            stream, door, request, actor, code="stream_moved", detail={"to": moment.isoformat(), "seq": [before, after]}
+        )
     return Rewound(before, after)
 
 
@@ -114,7 +116,7 @@ def acknowledge_gap(stream: Stream, *, door: str, request: Any = None, actor: An
         state = StreamState.objects.select_for_update().get(stream=stream)
         if state.missed:
             StreamState.objects.filter(stream=stream).update(missed=0)
-            _record(stream, "stream_gap_acknowledged", door, request, actor, {"missed": state.missed})
+            _record(stream, door, request, actor, code="stream_gap_acknowledged", detail={"missed": state.missed})
     return state.missed
 
 
@@ -144,10 +146,10 @@ def ask_to_test(stream: Stream, by: str, within: float = _TEST_SECONDS) -> Teste
 
 def record_test(stream: Stream, tested: Tested, *, door: str, request: Any) -> None:
     """That somebody tested it, and what came of it."""
-    _record(stream, "test", door, request, None, {"ok": tested.ok, "message": tested.message})
+    _record(stream, door, request, None, code="test", detail={"ok": tested.ok, "message": tested.message})
 
 
-def _record(stream: Stream, code: str, door: str, request: Any, actor: Any, detail: dict[str, Any]) -> None:
+def _record(stream: Stream, door: str, request: Any, actor: Any, *, code: str, detail: dict[str, Any]) -> None:
     record_event(
         Record.Kind.CONFIG,
         code,
