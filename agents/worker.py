@@ -36,8 +36,8 @@ STOPPED = Ending(
 class AgentWorker:
     """Executes runs. `start` it in an event loop, `stop` it there."""
 
-    def __init__(self, conninfo: str) -> None:
-        self.gateway = Gateway(conninfo)
+    def __init__(self, conninfo: str, ledger_conninfo: str | None = None) -> None:
+        self.gateway = Gateway(conninfo, ledger_conninfo)
         self.announcer = Announcer()
         self._sweeper: asyncio.Task[None] | None = None
 

@@ -518,7 +518,7 @@ def _prepare(pg: pq.abc.PGconn) -> None:
         values = ", ".join(f"({', '.join(f'${place}' for place in row)})" for row in rows)
         _check(pg.prepare(b"write%d" % size, (INSERT + values).encode(), oids * size))
         if size == 1:
-            _check(pg.prepare(b"again", f"{INSERT}{values} ON CONFLICT (rid, at) DO NOTHING".encode(), oids))
+            _check(pg.prepare(b"again", f"{INSERT}{values} ON CONFLICT DO NOTHING".encode(), oids))
 
 
 def _check(result: pq.abc.PGresult) -> None:

@@ -50,9 +50,9 @@ class Visit(NamedTuple):
 class Gateway:
     """What one web process needs for calls: policy, ledger, budgets, connections. `start` it, `stop` it."""
 
-    def __init__(self, conninfo: str) -> None:
+    def __init__(self, conninfo: str, ledger_conninfo: str | None = None) -> None:
         spool = Spool(settings.LEDGER_SPOOL_DIR, ring()) if settings.LEDGER_SPOOL_DIR else None
-        self.ledger = Ledger(conninfo, ring(), spool)
+        self.ledger = Ledger(ledger_conninfo or conninfo, ring(), spool)
         self.connectors = Connectors()
         self._erased_at: datetime | None = None
         self.feed = Feed(conninfo, self._swapped)

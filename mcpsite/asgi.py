@@ -26,7 +26,7 @@ class Site:
     """Dispatches before Django's own handler, which alone would cost more than a whole call."""
 
     def __init__(self) -> None:
-        self.gateway = Gateway(conninfo(settings.DATABASES["default"]))
+        self.gateway = Gateway(conninfo(settings.DATABASES["default"]), conninfo(settings.LEDGER_DATABASES["writer"]))
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """One ASGI connection."""

@@ -22,6 +22,16 @@ _LONGEST_SOCKET_DIR = 107 - len("/.s.PGSQL.5432.lock")
 
 DATABASE_NAME = "mcpsite"
 SUPERUSER, OWNER_ROLE, SITE_ROLE = "postgres", "mcpsite_owner", "mcpsite_site"
+WRITER_ROLE, SEALER_ROLE, READER_ROLE = "mcpsite_writer", "mcpsite_sealer", "mcpsite_reader"
+# Role → the secret that holds its password.
+PASSWORDS = {
+    SUPERUSER: "postgres_password",
+    OWNER_ROLE: "owner_password",
+    SITE_ROLE: "site_password",
+    WRITER_ROLE: "writer_password",
+    SEALER_ROLE: "sealer_password",
+    READER_ROLE: "reader_password",
+}
 
 
 def default_path() -> Path:
@@ -38,9 +48,7 @@ def _new_key() -> str:
 SECRETS: dict[str, Callable[[], str]] = {
     "secret_key": lambda: secrets.token_urlsafe(64),
     "encryption_keys": lambda: f"k1:{_new_key()}",
-    "postgres_password": lambda: secrets.token_urlsafe(24),
-    "owner_password": lambda: secrets.token_urlsafe(24),
-    "site_password": lambda: secrets.token_urlsafe(24),
+    **dict.fromkeys(PASSWORDS.values(), lambda: secrets.token_urlsafe(24)),
     "ledger_signing_keys": lambda: f"s1:{_new_key()}",
     "redis_password": lambda: secrets.token_urlsafe(24),
 }
@@ -81,10 +89,9 @@ class DataDir:
         return Path(base) / f"mcpsite-{os.geteuid()}-{sha256(os.fsencode(inside)).hexdigest()[:12]}"
 
     def database_url(self, role: str) -> str:
-        """The URL of the embedded PostgreSQL for `role` (`SUPERUSER`, `OWNER_ROLE` or `SITE_ROLE`)."""
-        secret = {SUPERUSER: "postgres_password", OWNER_ROLE: "owner_password", SITE_ROLE: "site_password"}[role]
+        """The URL of the embedded PostgreSQL for one of the roles of `PASSWORDS`."""
         name = "postgres" if role == SUPERUSER else DATABASE_NAME
-        return f"postgresql://{role}:{self.secret(secret)}@{quote(str(self.run_dir), safe='')}/{name}"
+        return f"postgresql://{role}:{self.secret(PASSWORDS[role])}@{quote(str(self.run_dir), safe='')}/{name}"
 
     @property
     def redis_socket(self) -> Path:

@@ -21,7 +21,18 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from mcpsite.datadir import DATABASE_NAME, OWNER_ROLE, SITE_ROLE, SUPERUSER, DataDir, write_private
+from mcpsite.datadir import (
+    DATABASE_NAME,
+    OWNER_ROLE,
+    PASSWORDS,
+    READER_ROLE,
+    SEALER_ROLE,
+    SITE_ROLE,
+    SUPERUSER,
+    WRITER_ROLE,
+    DataDir,
+    write_private,
+)
 from mcpsite.supervisor import Program, account, dying_with_us
 
 # The engines see neither the caller's PG* variables nor the site's secrets.
@@ -30,6 +41,7 @@ _NOBODY_NAMESPACE = ("unshare", "--map-user=65534", "--")
 _LARGEST_LOG_BYTES = 10 * 1024 * 1024
 _LEFTOVER_SECONDS = 60.0
 _PORT = 5432
+_ROLES = (SITE_ROLE, WRITER_ROLE, SEALER_ROLE, READER_ROLE)
 
 _POSTGRES_OPTIONS = {
     "listen_addresses": "",
@@ -298,30 +310,38 @@ class Postgres:
         return True
 
     def provision(self) -> None:
-        """Make the two roles and the database as they must be. Safe to repeat."""
+        """Make the roles and the database as they must be. Safe to repeat."""
         with self._connect("postgres") as connection:
-            self._role(connection, OWNER_ROLE, "owner_password", "CREATEROLE")
-            self._role(connection, SITE_ROLE, "site_password", "NOCREATEROLE")
+            self._role(connection, OWNER_ROLE, "CREATEROLE")
+            for role in _ROLES:
+                self._role(connection, role, "NOCREATEROLE")
+            self._writer_waits_for_the_disk(connection)
             self._database(connection)
         with self._connect(DATABASE_NAME) as connection:
             connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
 
-    def _role(self, connection: psycopg.Connection, role: str, secret: str, attribute: str) -> None:
+    def _role(self, connection: psycopg.Connection, role: str, attribute: str) -> None:
         if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [role]).rowcount:
             connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
         # The server is given the verifier, never the password itself.
         verifier = connection.pgconn.encrypt_password(
-            self.data.secret(secret).encode(), role.encode(), b"scram-sha-256"
+            self.data.secret(PASSWORDS[role]).encode(), role.encode(), b"scram-sha-256"
         )
         statement = "ALTER ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOREPLICATION NOBYPASSRLS " + attribute + " PASSWORD {}"
         connection.execute(sql.SQL(statement).format(sql.Identifier(role), sql.Literal(verifier.decode())))
 
+    def _writer_waits_for_the_disk(self, connection: psycopg.Connection) -> None:
+        """Whatever the server's default is; and it waits for nobody else for long."""
+        for setting in ("synchronous_commit = on", "statement_timeout = '250ms'", "lock_timeout = '100ms'"):
+            connection.execute(sql.SQL("ALTER ROLE {} SET " + setting).format(sql.Identifier(WRITER_ROLE)))
+
     def _database(self, connection: psycopg.Connection) -> None:
-        database, owner, site = (sql.Identifier(name) for name in (DATABASE_NAME, OWNER_ROLE, SITE_ROLE))
+        database, owner = (sql.Identifier(name) for name in (DATABASE_NAME, OWNER_ROLE))
+        all_roles = sql.SQL(", ").join(sql.Identifier(name) for name in (OWNER_ROLE, *_ROLES))
         if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE_NAME]).rowcount:
             connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(database, owner))
         connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
-        connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}, {}").format(database, owner, site))
+        connection.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, all_roles))
 
 
 def _first_number(path: Path) -> int | None:

@@ -34,7 +34,7 @@ from mcpsite.web import GRACEFUL_SECONDS, CannotListen, listen
 
 # Programs of a higher order are stopped first.
 _POSTGRES, _VALKEY, _UPSTREAM, _SEALER, _WORKER, _WEB = range(6)
-_SEALER_ONLY = ("LEDGER_SIGNING_KEYS",)
+_SEALER_ONLY = ("LEDGER_SIGNING_KEYS", "LEDGER_SEALER_URL")
 _ENGINE_SECONDS = 120.0
 _SITE_SECONDS = 60.0
 _FIRST_CALL_SECONDS = 30.0

@@ -13,7 +13,7 @@ from django.core.exceptions import ImproperlyConfigured
 from audit.outside import witnesses
 from mcpsite import env
 from mcpsite.admin_theme import UNFOLD as UNFOLD
-from mcpsite.datadir import OWNER_ROLE, SITE_ROLE, DataDir
+from mcpsite.datadir import OWNER_ROLE, READER_ROLE, SEALER_ROLE, SITE_ROLE, WRITER_ROLE, DataDir
 from tools import launchers
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -179,9 +179,28 @@ _owner_url = env.url(
     "PostgreSQL as the owner of the schema, for migrations. Default: DATABASE_URL.",
     schemes=_SCHEMES,
 )
+_ledger_urls = {
+    "writer": env.url(
+        "LEDGER_WRITER_URL",
+        "PostgreSQL for the records of calls, as a role that can only insert. Default: DATABASE_URL.",
+        schemes=_SCHEMES,
+    ),
+    "sealer": env.url(
+        "LEDGER_SEALER_URL",
+        "PostgreSQL for the sealer, as the role that makes the evidence. Default: DATABASE_URL.",
+        schemes=_SCHEMES,
+    ),
+    "reader": env.url(
+        "LEDGER_READER_URL",
+        "PostgreSQL for the verifier, as a role that only reads the ledger. Default: DATABASE_URL.",
+        schemes=_SCHEMES,
+    ),
+}
 if EMBEDDED_DATABASE:
     _generated("secret_key", "DATABASE_URL", None)
     _site_url, _owner_url = DATA_DIR.database_url(SITE_ROLE), DATA_DIR.database_url(OWNER_ROLE)
+    _embedded = {"writer": WRITER_ROLE, "sealer": SEALER_ROLE, "reader": READER_ROLE}
+    _ledger_urls = {name: DATA_DIR.database_url(role) for name, role in _embedded.items()}
 _pool = env.integer(
     "DATABASE_POOL_SIZE", "Connections that each process keeps for pages and REST.", 8, minimum=1, maximum=100
 )
@@ -189,6 +208,8 @@ DATABASES = {
     "default": _database(_site_url or "", pool={"min_size": 0, "max_size": _pool, "timeout": 5}),
     "owner": _database(_owner_url or _site_url or ""),
 }
+# Who works on the ledger: those without a URL of their own do it as the site.
+LEDGER_DATABASES = {name: _database(url or _site_url or "") for name, url in _ledger_urls.items()}
 ONE_DATABASE_ROLE = DATABASES["default"]["USER"] == DATABASES["owner"]["USER"]
 DATABASE_ROUTERS: list[str] = []
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -40,6 +40,9 @@ GIVEN = {
     "POSTGRES_PASSWORD": "super",
     "DATABASE_OWNER_PASSWORD": "owner",
     "DATABASE_PASSWORD": "site",
+    "LEDGER_WRITER_PASSWORD": "writer",
+    "LEDGER_SEALER_PASSWORD": "sealer",
+    "LEDGER_READER_PASSWORD": "reader",
     "REDIS_PASSWORD": "redis",
 }
 
@@ -239,6 +242,12 @@ def test_only_the_migrations_know_the_owner_s_password():
         assert knows == (name == "migrate")
         superuser = "super" in environment(service, GIVEN).values()
         assert superuser == (name == "postgres")
+
+
+def test_only_the_sealer_can_be_the_sealer():
+    for name, service in services().items():
+        knows = re.findall(r"mcpsite_sealer:(\w+)@", str(environment(service, GIVEN)))
+        assert knows == (["sealer"] if name == "sealer" else [])
 
 
 def test_only_the_sealer_has_the_keys_that_sign():

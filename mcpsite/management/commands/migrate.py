@@ -5,18 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
+from django.core.management.base import CommandError
 from django.core.management.commands import migrate
 from django.db import connections
 
 from mcpsite.bootstrap import complete_again, complete_roles
-from mcpsite.dbroles import grant_to_site
+from mcpsite.dbroles import NoSuchRole, Roles, grant
 
 # Any number will do, as long as every replica uses the same one.
 _LOCK = 7_035_916_239
 
 
+def _roles() -> Roles:
+    site = settings.DATABASES["default"]["USER"]
+    others = {name: each["USER"] for name, each in settings.LEDGER_DATABASES.items()}
+    return Roles(site, **{name: user for name, user in others.items() if user != site})
+
+
 class Command(migrate.Command):
-    """Django's `migrate` over the `owner` connection, under an advisory lock; then the site's role gets its
+    """Django's `migrate` over the `owner` connection, under an advisory lock; then the other roles get their
     privileges, and standard roles that held everything get what is new.
     """
 
@@ -36,7 +43,9 @@ class Command(migrate.Command):
                 # The admin's checks ask the database about permissions; an empty one cannot answer: they come after.
                 result = super().handle(*args, **{**options, "skip_checks": True})
                 if not settings.ONE_DATABASE_ROLE:
-                    grant_to_site(cursor, settings.DATABASES["default"]["USER"])
+                    grant(cursor, _roles())
+            except NoSuchRole as error:
+                raise CommandError(str(error)) from error
                 complete_again(complete)
             finally:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])

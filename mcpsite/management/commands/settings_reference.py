@@ -33,6 +33,9 @@ COMPOSE = [
     Variable("POSTGRES_PASSWORD", "Password of PostgreSQL's superuser, for its container. Letters and digits.", ""),
     Variable("DATABASE_OWNER_PASSWORD", "Password of the schema's owner, for the migrations. Letters and digits.", ""),
     Variable("DATABASE_PASSWORD", "Password of the site's database role. Letters and digits.", ""),
+    Variable("LEDGER_WRITER_PASSWORD", "Password of the role that only inserts records. Letters and digits.", ""),
+    Variable("LEDGER_SEALER_PASSWORD", "Password of the role that seals the ledger. Letters and digits.", ""),
+    Variable("LEDGER_READER_PASSWORD", "Password of the role that only reads the ledger. Letters and digits.", ""),
     Variable("REDIS_PASSWORD", "Password of Redis. Letters and digits.", ""),
     Variable("PUBLISH", "Address and port of this machine at which the web container answers.", "127.0.0.1:8000"),
 ]

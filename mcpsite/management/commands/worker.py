@@ -63,7 +63,7 @@ def _seal() -> None:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    process.run(conninfo(settings.DATABASES["default"]), stop)
+    process.run(conninfo(settings.LEDGER_DATABASES["sealer"]), stop)
 
 
 async def _jobs(jobs: App) -> None:
@@ -82,7 +82,7 @@ async def _jobs(jobs: App) -> None:
 async def _agents(jobs: App) -> None:
     for name in _TRACING:
         env.override(name, str(settings.LANGSMITH_TRACING).lower())
-    worker = AgentWorker(conninfo(settings.DATABASES["default"]))
+    worker = AgentWorker(conninfo(settings.DATABASES["default"]), conninfo(settings.LEDGER_DATABASES["writer"]))
     async with jobs.open_async():
         work = jobs.run_worker_async(
             queues=[QUEUE],
