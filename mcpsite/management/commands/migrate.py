@@ -44,9 +44,9 @@ class Command(migrate.Command):
                 result = super().handle(*args, **{**options, "skip_checks": True})
                 if not settings.ONE_DATABASE_ROLE:
                     grant(cursor, _roles())
+                complete_again(complete)
             except NoSuchRole as error:
                 raise CommandError(str(error)) from error
-                complete_again(complete)
             finally:
                 cursor.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
         if not options["skip_checks"]:
