@@ -159,8 +159,10 @@ async def test_the_ledger_writes_as_the_writer(committed_db: None) -> None:
     first = await ledger.write(
         Entry(kind="call", code="ok", call_id=uuid7(), actor_id="7", arguments=b"{}", result=b"r")
     )
-    ledger._uncertain = 1
-    second = await ledger.write(Entry(kind="call", code="ok", call_id=uuid7()))
+    unsure = ledger._enqueue(Entry(kind="call", code="ok", call_id=uuid7()), 5)
+    unsure.again, unsure.written = True, asyncio.get_running_loop().create_future()
+    await unsure.written
+    second = unsure.row.rid
     await ledger.stop()
     async with await psycopg.AsyncConnection.connect(of("reader")) as reader:
         found = await (
