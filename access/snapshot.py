@@ -11,7 +11,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,13 +22,17 @@ from django.db.models import Max
 
 from access.grants import Catalogue, callable_tools, compiled, stored_rows
 from access.models import ApiToken, PolicyVersion, RevokedSession, Role, User
+from audit.masking import known
 from audit.models import DataKey
+from audit.subjects import subject_key
 from keyring.keys import DecryptionError
 from tools.connectors.base import Source, Spec
 from tools.connectors.registry import connector_class, source_of
 from tools.egress import Rule
 from tools.mirrored import mirrored
-from tools.models import DataSource, EgressRule, ToolVersion
+from tools.models import DataSource, EgressRule, Tool, ToolVersion
+from tools.recording import Recording, effective
+from tools.recording import compiled as compiled_policy
 from tools.schemas import compile_schema
 
 logger = logging.getLogger("access.snapshot")
@@ -52,6 +56,8 @@ class ToolEntry:
     title: str
     validator: jsonschema_rs.Validator
     headers: Mapping[str, tuple[str, ...]]
+    # What its records keep and show of a call; None where that is the ordinary: everything encrypted.
+    recording: Recording | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +121,29 @@ class Snapshot:
     rules: tuple[Rule, ...]
     # When data keys were last destroyed: writers make new ones then.
     erased_at: datetime | None = None
+    # For calls of tools that there are not.
+    recording: Recording | None = None
     lists: dict[object, Any] = field(default_factory=dict)
     sessions: dict[str, Principal] = field(default_factory=dict)
 
 
 def load(before: Snapshot | None = None) -> Snapshot:
-    """Read the whole policy in one consistent view. Blocking: for a thread. Raises django.db.Error."""
+    """Read the whole policy in one consistent view. Blocking: for a thread. Raises django.db.Error.
+
+    This is also when the process learns which secrets must not be written.
+    """
+    known().refresh()
+    key = subject_key()
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        return _load(before)
+        return _load(before, key)
 
 
-def _load(before: Snapshot | None) -> Snapshot:
+def _load(before: Snapshot | None, key: bytes) -> Snapshot:
     version = PolicyVersion.objects.values_list("version", flat=True).get()
     sources = _sources(before)
-    tools = _tools(sources, before)
+    tools = _recorded(_tools(sources, before), key)
     names = {tool.id: name for name, tool in tools.items()}
     catalogue = Catalogue.of(names)
     members = _members()
@@ -145,6 +158,7 @@ def _load(before: Snapshot | None) -> Snapshot:
         ended_sessions=frozenset(RevokedSession.objects.values_list("sid", flat=True)),
         rules=tuple(Rule.parse(*rule) for rule in EgressRule.objects.values_list("network", "port")),
         erased_at=DataKey.objects.exclude(destroyed_at=None).aggregate(at=Max("destroyed_at"))["at"],
+        recording=compiled_policy(effective(), key),
     )
 
 
@@ -188,6 +202,21 @@ def _tools(sources: Mapping[uuid.UUID, SourceEntry], before: Snapshot | None) ->
         except _BROKEN as error:
             logger.error("the tool %s cannot be used: %s: %s", name, type(error).__name__, error)
     return dict(sorted(found.items()))
+
+
+def _recorded(tools: dict[str, ToolEntry], key: bytes) -> dict[str, ToolEntry]:
+    """The tools, each with what its policy, its source's and the site's come to."""
+    rows = Tool.objects.filter(pk__in=[tool.id for tool in tools.values()])
+    said = {row[0]: row[1:] for row in rows.values_list("id", "recording", "source__recording")}
+    found = {}
+    for name, tool in tools.items():
+        try:
+            recording = compiled_policy(effective(*said[tool.id]), key)
+        except _BROKEN as error:
+            logger.error("the tool %s cannot be used: its policy of recording: %s", name, error)
+            continue
+        found[name] = tool if tool.recording is None and recording is None else replace(tool, recording=recording)
+    return found
 
 
 def _compiled(identifier: uuid.UUID, name: str, source: SourceEntry, effect: str, version: ToolVersion) -> ToolEntry:

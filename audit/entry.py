@@ -25,6 +25,7 @@ from struct import Struct
 from typing import Any, NamedTuple
 
 from audit.datakeys import KEY_COLUMNS, NOBODY, DataKeys, KeyRow, Subject
+from audit.masking import BY_SHAPE, Masker
 from audit.payload import SALT_BYTES, Payload, packed
 from audit.verify import COLUMNS as COLUMNS
 from keyring.keys import KeyRing
@@ -151,8 +152,13 @@ def commitment(salt: bytes, tag: bytes, raw: bytes | None) -> bytes | None:
     return None if raw is None else hmac.digest(salt, tag + raw, "sha256")
 
 
-def encode(entry: Entry, keys: DataKeys, writer_id: uuid.UUID, writer_seq: int | None) -> Row:
-    """Give the entry its id and time, commit to its content and lay out the row."""
+def encode(
+    entry: Entry, keys: DataKeys, writer_id: uuid.UUID, writer_seq: int | None, masker: Masker = BY_SHAPE
+) -> Row:
+    """Give the entry its id and time, mask the secrets that `masker` knows, commit to its content and lay out the row.
+
+    The commitments are over what was given, since masking is none of the caller's doing.
+    """
     rid = uuid7()
     at_us = time.time_ns() // 1_000 - _EPOCH_US
     args_commit = result_commit = sealed = key = key_id = None
@@ -161,7 +167,7 @@ def encode(entry: Entry, keys: DataKeys, writer_id: uuid.UUID, writer_seq: int |
         args_commit = commitment(salt, b"a", entry.arguments)
         result_commit = commitment(salt, b"r", entry.result)
         key = keys.of(entry.subject or entry.actor_id or NOBODY, at_us)
-        sealed, key_id = key.encrypt(packed(_payload(entry, salt)), rid.bytes), key.id
+        sealed, key_id = key.encrypt(packed(_payload(entry, salt, masker)), rid.bytes), key.id
     fields = (
         rid.bytes,
         _BIGINT.pack(at_us),
@@ -169,16 +175,16 @@ def encode(entry: Entry, keys: DataKeys, writer_id: uuid.UUID, writer_seq: int |
         entry.call_id.bytes if entry.call_id else None,
         writer_id.bytes,
         _bigint(writer_seq),
-        text(entry.actor),
+        text(masker.brief(entry.actor)),
         text(entry.actor_id),
         text(entry.on_behalf_of),
         text(entry.token),
         text(entry.roles),
         text(entry.door),
-        text(entry.client),
+        text(masker.brief(entry.client)),
         text(entry.address),
         text(entry.connector),
-        text(entry.tool),
+        text(masker.brief(entry.tool)),
         text(entry.effect),
         entry.definition,
         _bigint(entry.policy_version),
@@ -186,7 +192,7 @@ def encode(entry: Entry, keys: DataKeys, writer_id: uuid.UUID, writer_seq: int |
         entry.code.encode(),
         text(entry.object_type),
         text(entry.object_id),
-        text(entry.detail, _LONGEST_DETAIL),
+        None if entry.detail is None else text(masker.text(entry.detail), _LONGEST_DETAIL),
         text(entry.trace_id),
         text(entry.request_id),
         args_commit,
@@ -196,7 +202,7 @@ def encode(entry: Entry, keys: DataKeys, writer_id: uuid.UUID, writer_seq: int |
         _bigint(entry.total_us),
         sealed,
         key_id,
-        text(entry.shown, _LONGEST_SHOWN),
+        None if entry.shown is None else text(masker.text(entry.shown), _LONGEST_SHOWN),
     )
     leaf = leaf_of(fields)
     # What varies: arguments and detail; the rest of a record is less than a kilobyte.
@@ -204,13 +210,14 @@ def encode(entry: Entry, keys: DataKeys, writer_id: uuid.UUID, writer_seq: int |
     return Row(rid, at_us, (*fields, leaf, mac_of(keys.ring, leaf, writer_id, writer_seq)), size, key)
 
 
-def _payload(entry: Entry, salt: bytes) -> Payload:
+def _payload(entry: Entry, salt: bytes, masker: Masker) -> Payload:
     arguments = entry.arguments if entry.keeps_arguments and entry.some_arguments is None else None
     if entry.result is None or not entry.keeps_result:
         return Payload(salt, arguments, entry.some_arguments)
-    if len(entry.result) > entry.keeps_result:
-        return Payload(salt, arguments, entry.some_arguments, None, entry.result[: entry.keeps_result])
-    return Payload(salt, arguments, entry.some_arguments, entry.result)
+    result = masker.raw(entry.result)
+    if len(result) <= entry.keeps_result and result is entry.result:
+        return Payload(salt, arguments, entry.some_arguments, result)
+    return Payload(salt, arguments, entry.some_arguments, None, result[: entry.keeps_result])
 
 
 _PLACES = {name: (place, kind) for place, (name, kind) in enumerate(ALL_COLUMNS)}

@@ -27,6 +27,7 @@ from psycopg import pq
 from audit.datakeys import INSERT_KEY, KEY_COLUMNS, DataKeys
 from audit.entry import ALL_COLUMNS, INSERT, Entry, Row, encode, key_values, python_values
 from audit.histogram import Histogram
+from audit.masking import known
 from audit.spool import Left, Spool, SpoolFull
 from keyring.keys import KeyRing, ring
 
@@ -87,6 +88,7 @@ class Ledger:
         self.waits = Histogram()
         self._conninfo = conninfo
         self._keys = DataKeys(keys or ring())
+        self._known = known()
         self._seq = 0
         self._waiting: deque[_Pending] = deque()
         self._in_flight: list[_Pending] = []
@@ -190,7 +192,8 @@ class Ledger:
     def _enqueue(self, entry: Entry, within: float) -> _Pending:
         self._seq += 1
         now = self._loop.time()
-        pending = _Pending(encode(entry, self._keys, self.writer_id, self._seq), now, now + within)
+        row = encode(entry, self._keys, self.writer_id, self._seq, self._known.masker)
+        pending = _Pending(row, now, now + within)
         self._take(pending)
         return pending
 
@@ -542,7 +545,8 @@ def record(entry: Entry, using: str = "default") -> uuid.UUID:
     Raises django.db.Error, which is meant to take the change with it.
     """
     # Keys of its own: those of a transaction that is rolled back are gone with it.
-    row = encode(entry, DataKeys(ring()), _process_writer_id(), None)
+    masker = known().current(entry.object_type) if entry.detail else known().masker
+    row = encode(entry, DataKeys(ring()), _process_writer_id(), None, masker)
     with connections[using].cursor() as cursor:
         if row.key is not None:
             cursor.execute(_KEY_SQL, key_values(row.key))

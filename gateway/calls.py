@@ -151,7 +151,7 @@ class Pipeline:
         kind = "call"
         if tool.effect != _READ:
             await self._intend(facts)
-            kind, facts["arguments"] = "outcome", None
+            kind, facts = "outcome", _without_arguments(facts)
         return await self._carry_out(tool, call, kind, facts, started)
 
     async def _intend(self, facts: Facts) -> None:
@@ -159,7 +159,7 @@ class Pipeline:
         try:
             await self._ledger.write(Entry(kind="intent", code="intended", **facts), INTENT_SECONDS)
         except LedgerUnavailable as error:
-            self._ledger.put(Entry(kind="outcome", code="not_called", **{**facts, "arguments": None}))
+            self._ledger.put(Entry(kind="outcome", code="not_called", **_without_arguments(facts)))
             raise _unavailable("intent", facts["call_id"]) from error
 
     async def _carry_out(self, tool: ToolEntry, call: Call, kind: str, facts: Facts, started: int) -> Answer:
@@ -229,6 +229,8 @@ class Pipeline:
         facts["detail"] = _detail(call.notes, told)
         kind = "invalid" if gate == "arguments" else "denied"
         kept = len(facts["arguments"]) <= _KEPT_OF_REFUSED
+        if not kept:
+            facts.pop("some_arguments", None)
         entry = Entry(kind=kind, code=code, decision="deny", keeps_arguments=kept, **facts)
         try:
             record_id = await self._ledger.write(entry, INTENT_SECONDS)
@@ -273,7 +275,9 @@ def _detail(*notes: Mapping[str, Any] | None) -> str | None:
 def _facts(call: Call, snapshot: Snapshot) -> Facts:
     """What every record of this call says."""
     principal = call.principal
-    return {
+    tool = snapshot.tools.get(call.tool)
+    recording = snapshot.recording if tool is None else tool.recording
+    facts = {
         "call_id": call.call_id or uuid7(),
         "actor": principal.username,
         "actor_id": str(principal.user_id),
@@ -290,6 +294,13 @@ def _facts(call: Call, snapshot: Snapshot) -> Facts:
         "arguments": call.raw,
         "detail": _detail(call.notes) if call.notes else None,
     }
+    return facts if recording is None else facts | recording.told(call.arguments)
+
+
+def _without_arguments(facts: Facts) -> Facts:
+    """For the outcome: its intent says and keeps what they were."""
+    left = {name: value for name, value in facts.items() if name not in ("shown", "some_arguments")}
+    return {**left, "arguments": None}
 
 
 def _timings(started: int, before: int) -> Facts:

@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each, with the id of the request that caused it."""
+"""Log lines: one JSON object each, with the id of the request that caused it, and without secrets that are known."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import logging
 from contextvars import ContextVar
 from datetime import UTC, datetime
+
+from audit.masking import known
 
 request_id_now: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -26,13 +28,13 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": known().masker.text(record.getMessage()),
             "process": record.process,
         }
         if request_id := request_id_now.get():
             line["request_id"] = request_id
         if traceback := _traceback(record):
-            line["exception"] = traceback
+            line["exception"] = known().masker.text(traceback)
         return json.dumps(line, default=str)
 
 
@@ -41,8 +43,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, followed by a traceback if there is one."""
-        message = record.getMessage().encode("unicode_escape").decode()
+        masker = known().masker
+        message = masker.text(record.getMessage()).encode("unicode_escape").decode()
         time = datetime.fromtimestamp(record.created, UTC)
         text = f"{time:%H:%M:%S} {record.levelname.lower():7} {record.name}: {message}"
         traceback = _traceback(record)
-        return f"{text}\n{traceback}" if traceback else text
+        return f"{text}\n{masker.text(traceback)}" if traceback else text

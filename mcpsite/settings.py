@@ -324,6 +324,19 @@ CALL_TIMEOUT_SECONDS = env.integer(
     minimum=1,
     maximum=600,
 )
+RECORDED_ARGUMENTS = env.choice(
+    "RECORDED_ARGUMENTS",
+    "What the ledger keeps of arguments where no policy of a tool or data source says it.",
+    "encrypted",
+    ("encrypted", "dropped"),
+)
+RECORDED_RESULTS_KB = env.integer(
+    "RECORDED_RESULTS_KB",
+    "How much of a result the ledger keeps, encrypted, where no policy says it; 0: only the commitment.",
+    0,
+    minimum=0,
+    maximum=256,
+)
 CALLS_PER_MINUTE = env.integer(
     "CALLS_PER_MINUTE", "Budget of a principal per tool where no grant sets one.", 600, minimum=1, maximum=10_000_000
 )

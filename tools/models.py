@@ -42,6 +42,12 @@ class DataSource(models.Model):
         help_text="Deadline of one call, in seconds.",
     )
     enabled = models.BooleanField(default=True, help_text="When off, its tools look as if they did not exist.")
+    recording = models.JSONField(
+        "what is recorded",
+        null=True,
+        blank=True,
+        help_text="What records keep and show of the arguments of its tools, where a tool does not say otherwise.",
+    )
     checked_at = models.DateTimeField(null=True, editable=False)
     check_ok = models.BooleanField("last check", null=True, editable=False)
     check_message = models.TextField(blank=True, editable=False)
@@ -100,6 +106,9 @@ class Tool(models.Model):
         models.CharField(max_length=32, validators=[tag]), default=list, blank=True, help_text="For grants by tag."
     )
     enabled = models.BooleanField(default=True, help_text="When off, the tool looks as if it did not exist.")
+    recording = models.JSONField(
+        "what is recorded", null=True, blank=True, help_text="What records keep and show of its arguments and results."
+    )
     current = models.ForeignKey("ToolVersion", null=True, on_delete=models.RESTRICT, related_name="+", editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
