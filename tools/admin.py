@@ -37,10 +37,12 @@ from tools.connectors.registry import connector_class, kinds
 from tools.definitions import DefinitionRefused, publish
 from tools.forms import CLEAR, PREFIX, source_form, tool_form
 from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion, tag
+from tools.recording_form import RECORDED, recording_example
 from tools.source_state import state_for
 from tools.sync import check_source
 from tools.synchronisation import SyncRefused, ask_for_sync
 
+RECORDED_TITLE = "What the ledger keeps"
 EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
 
 
@@ -51,6 +53,10 @@ def _dialog(title: str, text: str, button: str) -> dict[str, Any]:
 def go_to(url: str) -> HttpResponse:
     """Send the browser on from a dialog, which htmx has posted."""
     return HttpResponse(headers={"HX-Redirect": url})
+
+
+def _recorded(form: type[Any]) -> list[str]:
+    return [name for name in form.base_fields if name.startswith(RECORDED)]
 
 
 def _declared(form: type[Any]) -> list[str]:
@@ -68,7 +74,7 @@ class DataSourceAdmin(BulkAdmin):
     actions = ("switch_on", "switch_off")
     actions_detail = ("test_connection", "synchronise")
     change_form_outer_before_template = "admin/source_state.html"
-    readonly_fields = ("kind_label", "shown_options")
+    readonly_fields = ("kind_label", "shown_options", "shown_recording")
     history_of = ("tools.Tool",)
     empty_icon = "database"
     empty_title = "No data sources yet"
@@ -104,11 +110,13 @@ class DataSourceAdmin(BulkAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Ours, then the connector's. Who may only look is shown the options as they are stored."""
         general = ("name", "kind_label", "description", "enabled", "timeout_seconds")
-        declared = _declared(source_form(obj or DataSource(kind=request.GET.get("kind", ""))))
+        form = source_form(obj or DataSource(kind=request.GET.get("kind", "")))
+        declared = _declared(form)
         looking = obj is not None and not self.has_change_permission(request, obj)
         return (
             ("Data source", {"fields": (*general, "prefix") if self._discovers(request, obj) else general}),
             ("Connection", {"fields": ("shown_options",) if looking else declared}),
+            (RECORDED_TITLE, {"fields": ("shown_recording",) if looking else _recorded(form)}),
         )
 
     def _discovers(self, request: HttpRequest, obj: DataSource | None) -> bool:
@@ -231,6 +239,11 @@ class DataSourceAdmin(BulkAdmin):
         """How many tools it has."""
         return int(source.how_many)
 
+    @display(description="Policy")
+    def shown_recording(self, source: DataSource) -> SafeString:
+        """As it is stored."""
+        return code_block(json.dumps(source.recording or {}, indent=2, ensure_ascii=False))
+
     @display(description="Options")
     def shown_options(self, source: DataSource) -> SafeString:
         """The options without secrets."""
@@ -292,7 +305,7 @@ class ToolAdmin(BulkAdmin):
     list_filter_submit = True
     list_select_related = ("source", "current")
     search_fields = ("name", "tags", "source__name", "current__definition")
-    readonly_fields = ("source_name", "definition", "updated_at", "shown_spec")
+    readonly_fields = ("source_name", "definition", "updated_at", "shown_spec", "shown_recording", "example")
     formfield_overrides = {ArrayField: {"widget": UnfoldAdminTextInputWidget}}
     inlines = (VersionInline,)
     actions = ("switch_on", "switch_off", "set_effect", "add_tag")
@@ -336,13 +349,17 @@ class ToolAdmin(BulkAdmin):
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Ours, the connector's, and what clients see."""
-        declared = _declared(tool_form(self._started(request, obj)))
+        form = tool_form(self._started(request, obj))
+        declared = _declared(form)
         sets: list[Any] = [("Tool", {"fields": ("name", "source_name", "effect", "tags", "enabled")})]
         if obj is not None and not self.has_change_permission(request, obj):
             sets.append(("How it is called", {"fields": ("shown_spec",)}))
         elif declared:
             sets.append(("What it is", {"fields": declared}))
         if obj is not None:
+            looking = not self.has_change_permission(request, obj)
+            recorded = ["shown_recording"] if looking else _recorded(form)
+            sets.append((RECORDED_TITLE, {"fields": [*recorded, "example"]}))
             sets.append(("What clients see", {"fields": ("definition", "updated_at")}))
         return sets
 
@@ -439,6 +456,16 @@ class ToolAdmin(BulkAdmin):
             if tool.current
             else "Not published"
         )
+
+    @display(description="Policy")
+    def shown_recording(self, tool: Tool) -> SafeString:
+        """As it is stored."""
+        return code_block(json.dumps(tool.recording or {}, indent=2, ensure_ascii=False))
+
+    @display(description="An example")
+    def example(self, tool: Tool) -> SafeString:
+        """What a record will hold."""
+        return recording_example(tool)
 
     @display(description="Specification")
     def shown_spec(self, tool: Tool) -> SafeString:

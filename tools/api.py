@@ -22,6 +22,7 @@ from tools.configuration import Refused, configure, specify, stored_secrets
 from tools.connectors.registry import connector_class, kinds
 from tools.definitions import DefinitionRefused, publish
 from tools.models import DataSource, Synchronisation, Tool, Toolset
+from tools.recording import PolicyRefused, checked
 from tools.sync import check_source
 from tools.synchronisation import SyncRefused, ask_for_sync, state_of
 
@@ -33,7 +34,25 @@ def _refuse(refused: Refused, place: str, secrets: frozenset[str] = frozenset())
     return exceptions.ValidationError(errors)
 
 
-class DataSourceSerializer(serializers.ModelSerializer[DataSource]):
+class _Recorded(serializers.Serializer[Any]):
+    """What a tool and a data source have in common: their policy of recording."""
+
+    recording = serializers.DictField(
+        required=False,
+        allow_null=True,
+        help_text="What records keep and show: `arguments` (name or JSON pointer → `clear`, `last4`, `domain`,"
+        " `length`, `encrypted` or `dropped`), `otherwise`, `subject` (`argument`, `kind`), `results_kb`.",
+    )
+
+    def validate_recording(self, value: Any) -> dict[str, Any] | None:
+        """One that can be compiled."""
+        try:
+            return checked(value) or None
+        except PolicyRefused as refused:
+            raise serializers.ValidationError(str(refused), code="policy_refused") from refused
+
+
+class DataSourceSerializer(_Recorded, serializers.ModelSerializer[DataSource]):
     """A data source. Its secrets can be set and removed, never read."""
 
     kind = serializers.CharField(help_text="Which connector speaks to it; fixed once it is made.")
@@ -59,6 +78,7 @@ class DataSourceSerializer(serializers.ModelSerializer[DataSource]):
             "prefix",
             "timeout_seconds",
             "enabled",
+            "recording",
             "checked_at",
             "check_ok",
             "check_message",
@@ -185,7 +205,7 @@ class SyncNotBegun(exceptions.APIException):
     default_code = "sync_refused"
 
 
-class ToolSerializer(serializers.ModelSerializer[Tool]):
+class ToolSerializer(_Recorded, serializers.ModelSerializer[Tool]):
     """A tool: what people decide about it, and its current definition."""
 
     source = serializers.SlugRelatedField(  # type: ignore[assignment]
@@ -206,6 +226,7 @@ class ToolSerializer(serializers.ModelSerializer[Tool]):
             "effect",
             "tags",
             "enabled",
+            "recording",
             "spec",
             "definition",
             "fingerprint",

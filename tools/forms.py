@@ -15,6 +15,8 @@ from audit.theme import with_code
 from tools.configuration import Refused, configure, specify, stored_secrets
 from tools.connectors.registry import connector_class, secret_names
 from tools.models import DataSource, Tool
+from tools.recording import PolicyRefused
+from tools.recording_form import RECORDED, given_policy, recording_fields
 
 PREFIX = "option_"
 CLEAR = "clear_"
@@ -131,6 +133,16 @@ class _DeclaredForm(forms.ModelForm):  # type: ignore[type-arg]
         found = {name.removeprefix(PREFIX): self.cleaned_data[name] for name in names}
         return {name: value for name, value in found.items() if value is not None and value != ""}
 
+    def clean(self) -> dict[str, Any]:
+        """The policy of recording, and what the connector declares."""
+        super().clean()
+        if any(name.startswith(RECORDED) for name in self.fields) and not self.errors:
+            try:
+                self.instance.recording = given_policy(self.instance, self.cleaned_data)
+            except PolicyRefused as refused:
+                self.add_error(None, f"What is recorded: {refused}")
+        return self.cleaned_data
+
     def refuse(self, refused: Refused) -> None:
         """Show each error at its field."""
         for name, said in refused.errors.items():
@@ -178,14 +190,14 @@ def source_form(source: DataSource) -> type[DataSourceForm]:
     """The form for this source; a new one has its kind set."""
     declared = connector_class(source.kind).Options
     fields = fields_of(declared, source.options, set(stored_secrets(source)))
-    return type("DataSourceForm", (_with_instance(DataSourceForm, source),), fields)
+    return type("DataSourceForm", (_with_instance(DataSourceForm, source),), fields | recording_fields(source))
 
 
 def tool_form(tool: Tool) -> type[ToolForm]:
     """The form for this tool; a new one has its source set. The spec of a discovered tool is not for people."""
     connector = connector_class(tool.source.kind)
     fields = {} if connector.discovers else fields_of(connector.ToolSpec, tool.spec, set())
-    return type("ToolForm", (_with_instance(ToolForm, tool),), fields)
+    return type("ToolForm", (_with_instance(ToolForm, tool),), fields | recording_fields(tool))
 
 
 def _with_instance(base: Any, made: Any) -> Any:

@@ -16,6 +16,7 @@ import pytest
 import redis
 from django.conf import settings
 from django.db import connection, connections
+from django.utils import timezone
 
 from audit.datakeys import Subject
 from audit.export.lines import json_line, pages
@@ -55,11 +56,11 @@ async def test_a_policy_shows_masks_and_drops(gateway: Gateway, company: Company
     await use(gateway, {"arguments": {"text": "clear", "mail": "domain", "note": "dropped"}, "results_kb": 4})
     arguments = {"text": "hi", "mail": "ada@example.com", "note": "canary", "other": 1}
     (record,) = await records(await call(gateway, company.token, "echo", arguments))
-    assert json.loads(record.shown) == {"text": "hi", "mail": "•••@example.com"}
+    assert json.loads(record.shown or "") == {"text": "hi", "mail": "•••@example.com"}
     kept = await in_thread(lambda: payload_of(record))
     assert kept.arguments is None
-    assert orjson.loads(kept.some_arguments) == {"text": "hi", "mail": "ada@example.com", "other": 1}
-    assert orjson.loads(kept.result)["content"][0]["text"] == "hi"
+    assert orjson.loads(kept.some_arguments or b"") == {"text": "hi", "mail": "ada@example.com", "other": 1}
+    assert orjson.loads(kept.result or b"")["content"][0]["text"] == "hi"
     assert record.args_commit is not None
 
 
@@ -68,7 +69,7 @@ async def test_a_result_that_is_too_large_is_cut(gateway: Gateway, company: Comp
     (record,) = await records(await call(gateway, company.token, "echo", {"text": "x" * 5000}))
     kept = await in_thread(lambda: payload_of(record))
     assert kept.result is None
-    assert len(kept.some_result) == 1024
+    assert len(kept.some_result or b"") == 1024
 
 
 async def test_an_intent_has_the_arguments_and_its_outcome_the_result(gateway: Gateway, company: Company) -> None:
@@ -98,7 +99,7 @@ async def test_the_source_says_what_its_tools_do_not(gateway: Gateway, company: 
     await in_thread(save)
     await until(lambda: gateway.feed.snapshot.tools["echo"].recording)
     (record,) = await records(await call(gateway, company.token, "echo", {"text": "hello"}))
-    assert json.loads(record.shown) == {"text": "••• (5 characters)"}
+    assert json.loads(record.shown or "") == {"text": "••• (5 characters)"}
 
 
 async def test_data_belongs_to_the_subject_that_the_policy_names(gateway: Gateway, company: Company) -> None:
@@ -107,7 +108,7 @@ async def test_data_belongs_to_the_subject_that_the_policy_names(gateway: Gatewa
     (other,) = await records(await call(gateway, company.token, "echo", {"text": "x"}))
 
     def look() -> tuple[Subject, Subject, str]:
-        keys = [DataKey.objects.get(pk=each.key_id) for each in (record, other)]
+        keys = [DataKey.objects.get(pk=str(each.key_id)) for each in (record, other)]
         mine, actor = (Subject(key.subject_kind, key.subject) for key in keys)
         return mine, actor, subject_hash(subject_key(), "customer", "C-42")
 
@@ -128,9 +129,7 @@ async def test_after_keys_were_destroyed_a_process_uses_new_ones(gateway: Gatewa
     (before,) = await records(await call(gateway, company.token, "echo"))
 
     def destroy() -> None:
-        from django.utils import timezone
-
-        DataKey.objects.filter(pk=before.key_id).update(wrapped=None, destroyed_at=timezone.now())
+        DataKey.objects.filter(pk=str(before.key_id)).update(wrapped=None, destroyed_at=timezone.now())
 
     await in_thread(destroy)
     await until(lambda: gateway.feed.snapshot.erased_at)
@@ -210,7 +209,7 @@ async def test_forty_canaries_get_nowhere(
     ids: list[uuid.UUID] = []
     for number, (name, secret) in enumerate(birds.items()):
         said = spoken(name, secret)
-        text = {"text": said, "deep": [{"er": said}]}
+        text: dict[str, Any] = {"text": said, "deep": [{"er": said}]}
         tool = "write" if number % 2 else "echo"
         if number % 5 == 1:
             outside.fails = [ConnectorError("upstream_refused", said)]
