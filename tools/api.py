@@ -49,7 +49,7 @@ class _Recorded(serializers.Serializer[Any]):
         try:
             return checked(value) or None
         except PolicyRefused as refused:
-            raise serializers.ValidationError(str(refused), code="policy_refused") from refused
+            raise serializers.ValidationError(str(refused)) from refused
 
 
 class DataSourceSerializer(_Recorded, serializers.ModelSerializer[DataSource]):
