@@ -193,3 +193,32 @@ __all__ = [
     "StreamState",
     "SubjectHashKey",
 ]
+
+
+class Head(models.Model):
+    """A signed head of the tree (docs/evidence.md). The sealer makes them; the columns repeat what `note` says."""
+
+    number = models.BigIntegerField(primary_key=True)
+    size = models.BigIntegerField("leaves")
+    root = models.BinaryField()
+    previous = models.BinaryField("hash of the head before")
+    sealed_at = models.DateTimeField("sealed")
+    low_water = models.BigIntegerField()
+    note = models.TextField()
+
+    class Meta:
+        managed = False
+        db_table = "audit_head"
+        ordering = ("-number",)
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"head {self.number}"
+
+    def save(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused: the sealer makes heads."""
+        raise TypeError("A head is made by the sealer only.")
+
+    def delete(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused."""
+        raise TypeError("A head of the ledger cannot be deleted.")

@@ -15,6 +15,7 @@ from agents import api as agents_api
 from audit import api as audit_api
 from audit.export.api import ExportViewSet
 from audit.outside import api as outside_api
+from audit.proofs import api as proofs_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
 from mcpsite import health, landing, palette
@@ -50,6 +51,7 @@ resources.register("audit/records", audit_api.RecordViewSet, "record")
 resources.register("audit/exports", ExportViewSet, "export")
 resources.register("audit/contradictions", outside_api.ContradictionViewSet, "contradiction")
 resources.register("audit/anchors", outside_api.AnchorViewSet, "anchor")
+resources.register("audit/heads", proofs_api.HeadViewSet, "head")
 
 api = [
     path("auth/token/", access_api.ObtainView.as_view(), name="token-obtain"),
@@ -58,6 +60,10 @@ api = [
     path("auth/token/revoke/", access_api.RevokeView.as_view(), name="token-revoke"),
     path("tools/<str:name>/call/", CallToolView.as_view(), name="tool-call"),
     path("audit/heads/<int:number>/cosignatures/", outside_api.CosignaturesView.as_view(), name="cosignatures"),
+    path("audit/records/<uuid:rid>/proof/", proofs_api.ProofView.as_view(), name="record-proof"),
+    path("audit/consistency/", proofs_api.ConsistencyView.as_view(), name="consistency"),
+    path("audit/keys/", proofs_api.KeysView.as_view(), name="ledger-keys"),
+    path("audit/verify.py", proofs_api.VerifierView.as_view(), name="verifier"),
     path("schema/", SpectacularAPIView.as_view(permission_classes=[IsAuthenticated]), name="api-schema"),
     *resources.urls,
 ]

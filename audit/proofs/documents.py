@@ -1,0 +1,115 @@
+"""The JSON documents of docs/evidence.md: what a record, a head and a proof look like outside of the database."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.db import connection
+
+from audit.models import Head, Record
+from audit.proofs.paths import consistency_path, inclusion_path
+from audit.verify import COLUMNS, time_text
+
+PROOF, CONSISTENCY = "mcpsite-proof/1", "mcpsite-consistency/1"
+
+_AS_JSON: dict[str, Callable[[Any], Any]] = {
+    "uuid": str,
+    "timestamptz": time_text,
+    "text": str,
+    "bigint": int,
+    "bytea": lambda value: bytes(value).hex(),
+}
+
+
+class NotSealed(Exception):
+    """No head covers the record yet."""
+
+    code = "not_sealed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The record is not sealed yet. That takes half a second; if it lasts, the sealer does not run."
+        )
+
+
+def record_document(record: Record) -> dict[str, Any]:
+    """A record as JSON: all that its leaf covers."""
+    return {"seq": seq_of(record), "id": record.pk, "leaf": bytes(record.leaf).hex(), "record": shown(record)}
+
+
+def shown(record: Record) -> dict[str, Any]:
+    """The columns that the leaf covers, as JSON has them."""
+    values = ((name, kind, getattr(record, name)) for name, kind in COLUMNS)
+    return {name: None if value is None else _AS_JSON[kind](value) for name, kind, value in values}
+
+
+def seq_of(record: Record) -> int | None:
+    """The record's place in the tree; None while it has none."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT seq FROM audit_leaf WHERE record_id = %s", [record.pk])
+        found = cursor.fetchone()
+    return None if found is None else int(found[0])
+
+
+def newest_head() -> Head | None:
+    """The newest head."""
+    return Head.objects.order_by("-number").first()
+
+
+def first_head_over(seq: int) -> Head | None:
+    """The head that sealed the leaf."""
+    return Head.objects.filter(size__gt=seq).order_by("size", "number").first()
+
+
+def keys() -> list[str]:
+    """The keys that signed heads, the oldest first; whoever verifies should have them from elsewhere, too."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT vkey FROM audit_key ORDER BY since, at, vkey")
+        return [vkey for (vkey,) in cursor.fetchall()]
+
+
+def cosigned(heads: Sequence[Head]) -> dict[int, str]:
+    """Number of a head → its note, with the signatures of witnesses under that of the sealer."""
+    notes = {head.number: head.note for head in heads}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT head, line FROM audit_cosignature WHERE head = ANY(%s) ORDER BY head, witness", [list(notes)]
+        )
+        for number, line in cursor.fetchall():
+            notes[number] += line.rstrip("\n") + "\n"
+    return notes
+
+
+def proof_of(record: Record) -> dict[str, Any]:
+    """That the record is in the tree of the newest head. Raises NotSealed and TreeIncomplete."""
+    document, head = record_document(record), newest_head()
+    seq = document["seq"]
+    if head is None or seq is None or head.size <= seq:
+        raise NotSealed
+    path = inclusion_path(seq, head.size)
+    return {
+        "format": PROOF,
+        "record": document,
+        "seq": seq,
+        "path": _base64(path),
+        "head": cosigned([head])[head.number],
+        "keys": keys(),
+    }
+
+
+def consistency_of(first: Head, second: Head) -> dict[str, Any]:
+    """That the tree of the second head continues that of the first. Raises TreeIncomplete."""
+    notes = cosigned([first, second])
+    return {
+        "format": CONSISTENCY,
+        "from": notes[first.number],
+        "to": notes[second.number],
+        "path": _base64(consistency_path(first.size, second.size)),
+        "keys": keys(),
+    }
+
+
+def _base64(path: Sequence[bytes]) -> list[str]:
+    return [base64.b64encode(each).decode() for each in path]
