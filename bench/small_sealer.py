@@ -103,7 +103,7 @@ class SmallSealer:
         head = self.heads[-1]
         line = witness.sign(head.text, int(head.sealed_at.timestamp()) + 1)
         self._add("audit_cosignature", head.number, witness.name, str(line))
-        return self.rows["audit_head"][-1][-1] + f"{line}\n"
+        return f"{self.rows['audit_head'][-1][-1]}{line}\n"
 
     def _add(self, table: str, *values: Any) -> None:
         self.rows.setdefault(table, []).append(values)

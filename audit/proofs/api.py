@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from audit.proofs import documents
 from audit.proofs.paths import TreeIncomplete
 
 _MOST = 2**63 - 1
+# What a witness may see, too.
+SEE_HEADS = "audit.view_head"
 
 
 class NotSealed(exceptions.APIException):
@@ -121,7 +124,7 @@ class HeadViewSet(viewsets.ReadOnlyModelViewSet[Head]):
     serializer_class = HeadSerializer
     lookup_field = "number"
     ordering = ("-number",)
-    action_permissions = dict.fromkeys(("list", "retrieve", "newest"), "audit.view_record")
+    action_permissions = dict.fromkeys(("list", "retrieve", "newest"), SEE_HEADS)
 
     def get_object(self) -> Head:
         """The head of that number; 404 also for what no head can be called."""
@@ -151,13 +154,17 @@ class HeadViewSet(viewsets.ReadOnlyModelViewSet[Head]):
 
 
 class EvidenceView(APIView):
-    """What whoever may see records may see."""
+    """What whoever may see heads may see."""
 
     queryset = Record.objects.none()
+    action_permissions: Mapping[str | None, str] = {None: SEE_HEADS}
 
 
 class ProofView(EvidenceView):
-    """The inclusion proof of one record."""
+    """The inclusion proof of one record, for whoever may see the record."""
+
+    action_permissions = {}
+    further_problems = {"get": (404, 409)}
 
     @extend_schema(responses=ProofSerializer, description="Proves that the record is in the tree of the newest head.")
     def get(self, request: Request, rid: Any) -> Response:
@@ -175,6 +182,8 @@ class ProofView(EvidenceView):
 
 class ConsistencyView(EvidenceView):
     """The consistency proof between two heads."""
+
+    further_problems = {"get": (404, 409)}
 
     @extend_schema(
         parameters=[

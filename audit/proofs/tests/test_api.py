@@ -7,14 +7,25 @@ import subprocess
 import sys
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.db import connection
+from rest_framework.test import APIClient
 
+from access import tokens
+from access.models import User
 from audit.proofs.tests.conftest import make_record, seal
-from audit.tests.test_api import make_auditor
+from audit.tests.test_api import make_auditor as make_reader
 from audit.verify import COSIGNATURE, Options, check_note, parse_note, verify_consistency, verify_proof
 from bench.small_sealer import Signer, store
 
 ROOT = "/api/v1/audit/"
+
+
+def make_auditor() -> APIClient:
+    client = make_reader()
+    seer = Permission.objects.get(codename="view_head")
+    User.objects.get(username="auditor").user_permissions.add(seer)
+    return client
 
 
 def saved(folder, document) -> str:
@@ -139,11 +150,6 @@ def test_the_program_that_is_downloaded_runs_alone(evidence, tmp_path):
 
 
 def test_who_may_not_see_records_sees_no_evidence(db):
-    from rest_framework.test import APIClient
-
-    from access import tokens
-    from access.models import User
-
     _, secret = tokens.issue(User.objects.create_user("dora"), name="test", scopes=["read"])
     client = APIClient(headers={"Authorization": f"Bearer {secret}"})
     for path in ("heads/", "heads/newest/", "heads/0/", "consistency/", "keys/", "verify.py"):
