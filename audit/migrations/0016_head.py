@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
     """Describes the table that is there."""
 
-    dependencies = [("audit", "0014_outside")]
+    dependencies = [("audit", "0015_streams")]
 
     operations = [
         migrations.CreateModel(
