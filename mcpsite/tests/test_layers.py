@@ -34,6 +34,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "mcpsite/first_call.py": "the official client is given its HTTP client",
     },
     "psycopg psycopg_pool psycopg2": {
+        "audit/verify.py": "stands alone: whoever verifies a database elsewhere has no Django",
         "audit/ledger.py": "drives libpq's pipeline mode on the path of every call",
         "audit/sealing/*": "copies rows in and out as they are stored, under a lock that its connection holds",
         "audit/streams/delivery.py": "holds a lock, reads and keeps the place on one connection",
