@@ -93,6 +93,8 @@ MEANINGS: Mapping[str, str] = {
     "invalid_credentials": "wrong user name or password, an inactive user, or a service account (401)",
     "too_many_attempts": "too many wrong passwords; refused before the password is looked at (429)",
     "invalid_token": "a token that is unknown, expired or revoked (401); at `/mcp` one record an address and minute",
+    "anchor_failed": "a sink of `LEDGER_ANCHORS` did not take a head; recorded at the first of several failures",
+    "anchor_recovered": "the sink takes heads again",
     "head_behind": "a witness or an anchor holds a later head than the ledger: an older state was restored",
     "head_forked": "a witness or an anchor holds another head than the ledger, with the same number or before it",
     "head_inconsistent": "the records that a witness or an anchor vouches for are not the first ones of the ledger",

@@ -9,6 +9,7 @@ from procrastinate.contrib.django import app
 
 import audit.export.tasks  # noqa: F401 - its jobs are found from here
 from audit import reconcile
+from audit.outside import anchoring
 from audit.streams.steering import watch
 
 logger = logging.getLogger("audit.tasks")
@@ -43,3 +44,9 @@ def watch_streams(timestamp: int) -> list[str]:
     if changed:
         logger.warning("alarms of streams changed: %s", "; ".join(changed))
     return changed
+
+
+@app.task(queueing_lock="audit.anchor", name="audit.anchor")
+def anchor(timestamp: int) -> int:
+    """Write the newest head to the sinks outside. Returns how many took it."""
+    return anchoring.anchor_all()

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 
-from audit.outside import witnesses
+from audit.outside import sinks, witnesses
 from mcpsite import env
 from mcpsite.admin_theme import UNFOLD as UNFOLD
 from mcpsite.datadir import OWNER_ROLE, READER_ROLE, SEALER_ROLE, SITE_ROLE, WRITER_ROLE, DataDir
@@ -397,6 +397,15 @@ EXPORT_TOTAL_MB = env.integer(
     4096,
     minimum=1,
     maximum=1_000_000,
+)
+
+LEDGER_ANCHORS = sinks.read(
+    env.words(
+        "LEDGER_ANCHORS",
+        "Where heads are kept outside: `file:///directory`, `s3://bucket/prefix?mode=compliance&days=3650`,"
+        " `https://host/path`.",
+    ),
+    env.secret("LEDGER_ANCHOR_SECRET", "Signs what is sent to webhooks of LEDGER_ANCHORS. At least 20 characters."),
 )
 
 # --- Metrics ---------------------------------------------------------------------------------------------------------

@@ -62,6 +62,9 @@ ROOMS: dict[str, dict[str, str]] = {
     },
     "sqlglot": {"tools/connectors/sql*.py": "reads statements"},
     "prometheus_client": {"gateway/metrics.py": "writes what Prometheus reads"},
+    "boto3 botocore": {
+        "audit/outside/sinks/bucket.py": "anchors heads in S3",
+    },
     "dotenv": {"mcpsite/env.py": "reads the .env file"},
 }
 
