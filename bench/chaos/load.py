@@ -122,7 +122,7 @@ class Load:
             count += 1
             trace = f"{number + 1:016x}{count:016x}"
             try:
-                record = await (self._mcp if door == "mcp" else self._rest)(tool, trace, session)
+                record = await (self.by_mcp if door == "mcp" else self._rest)(tool, trace, session)
             except (aiohttp.ClientError, TimeoutError, ValueError, KeyError) as error:
                 self.codes[type(error).__name__] += 1
                 record = None
@@ -132,7 +132,8 @@ class Load:
             self.acknowledged[record] = Acknowledged(tool, trace)
             self.served[tool, door] += 1
 
-    async def _mcp(self, tool: str, trace: str, session: aiohttp.ClientSession) -> str | None:
+    async def by_mcp(self, tool: str, trace: str, session: aiohttp.ClientSession) -> str | None:
+        """Call once; the id of the record, None when it was not carried out."""
         meta = {**_META, "traceparent": _traceparent(trace)}
         params = {"name": tool, "arguments": {"text": trace}, "_meta": meta}
         headers = {

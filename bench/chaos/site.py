@@ -39,6 +39,11 @@ print("TOKEN", tokens.issue(user, name="load", scopes=["tools"])[1])
 """
 
 
+def configuration(upstream: str) -> str:
+    """What `manage.py shell` runs to make the source of that URL, its grants and a user whose token it prints."""
+    return f"URL, NAMES = {upstream!r}, {(WRITE, READ)!r}\n{_CONFIGURE}"
+
+
 class Site:
     """One installation, its processes and its database."""
 
@@ -72,8 +77,7 @@ class Site:
 
     def configure(self, upstream: str) -> str:
         """Make the source, its grants and a user; returns the user's token."""
-        script = f"URL, NAMES = {upstream!r}, {(WRITE, READ)!r}\n{_CONFIGURE}"
-        done = self.manage("shell", "-v", "0", "-c", script)
+        done = self.manage("shell", "-v", "0", "-c", configuration(upstream))
         found = re.search(r"TOKEN (\S+)", done.stdout)
         if not found:
             raise BenchError(f"The site could not be configured: {done.stderr}")
