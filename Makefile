@@ -8,7 +8,7 @@ PIP_COMPILE := $(BIN)/python -m piptools compile --quiet --generate-hashes --str
 ARGS ?=
 CLIENTS := mcpsite/tests/clients
 
-.PHONY: programs run test check lock bench chaos screenshots clean
+.PHONY: programs run test check lock bench screenshots clean
 
 # Everything, as one process tree, from a bare machine. exec: Ctrl-C reaches it once, and so does make's SIGTERM.
 run: .venv/.installed
@@ -41,10 +41,6 @@ lock: .venv/.installed-dev
 
 bench: .venv/.installed-dev
 	@exec $(BIN)/python -m bench $(ARGS)
-
-# Kills, freezes, fills and locks everything under load, and looks for what was lost: make chaos ARGS="--cycles 3"
-chaos: .venv/.installed-dev
-	@exec $(BIN)/python -m bench.chaos $(ARGS)
 
 # The pictures of the guides, all or those that are named: make screenshots ARGS="dashboard records"
 screenshots: programs .venv/.installed-dev

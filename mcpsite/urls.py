@@ -15,6 +15,7 @@ from agents import api as agents_api
 from audit import api as audit_api
 from audit.export.api import ExportViewSet
 from audit.outside import api as outside_api
+from audit.packs.api import EvidencePackViewSet
 from audit.proofs import api as proofs_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
@@ -52,6 +53,7 @@ resources.register("audit/exports", ExportViewSet, "export")
 resources.register("audit/contradictions", outside_api.ContradictionViewSet, "contradiction")
 resources.register("audit/anchors", outside_api.AnchorViewSet, "anchor")
 resources.register("audit/heads", proofs_api.HeadViewSet, "head")
+resources.register("audit/evidence-packs", EvidencePackViewSet, "evidence-pack")
 
 api = [
     path("auth/token/", access_api.ObtainView.as_view(), name="token-obtain"),

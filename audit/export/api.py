@@ -110,7 +110,7 @@ class ArchiveViewSet(Tagged, mixins.ListModelMixin, mixins.DestroyModelMixin, mi
     """What exports and evidence packs have in common."""
 
     ordering = ("-asked_at", "-id")
-    filterset_fields = ("form", "state", "asked_by")
+    filterset_fields: tuple[str, ...] = ("state", "asked_by")
     http_method_names = ["get", "post", "delete", "head", "options"]
     further_problems = {"create": (409, 429), "cancel": (409,), "download": (409,)}
 
@@ -171,6 +171,7 @@ class ExportViewSet(ArchiveViewSet):
     """Records to take away: JSON lines or CSV, with a signed manifest."""
 
     queryset = Export.objects.exclude(form=Export.Form.PACK)
+    filterset_fields = ("form", "state", "asked_by")
     action_permissions = {"cancel": "audit.add_export", "download": "audit.view_export"}
 
     def get_serializer_class(self) -> Any:

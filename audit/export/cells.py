@@ -29,7 +29,7 @@ HEADER = ("seq", "id", "leaf", *(COLUMNS[place][0] for place in _PLACES), "argum
 
 def safe(value: Any) -> Any:
     """The value as a cell; a text with an apostrophe wherever a formula could begin."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or value.isalnum():
         return value
     return _CONTROL.sub("'", _FORMULA.sub(r"\1\2'", value))
 

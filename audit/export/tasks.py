@@ -11,14 +11,26 @@ from procrastinate.exceptions import JobAborted
 from procrastinate.jobs import Status
 
 from audit.export.asking import TASK, expire, restart_lost
-from audit.export.working import Stopped, carry_out, write_records_of
+from audit.export.models import Export
+from audit.export.targets import Target
+from audit.export.working import Stopped, Telling, carry_out, write_records_of
+
+
+def made(export: Export, target: Target, telling: Telling) -> tuple[int, bytes]:
+    """The content of the archive, by its form."""
+    if export.form != Export.Form.PACK:
+        return write_records_of(export, target, telling)
+    # What a pack needs is loaded by who makes one.
+    from audit.packs.making import write_pack
+
+    return write_pack(export, target, telling)
 
 
 @app.task(name=TASK, lock=TASK, pass_context=True)
 def make(context: JobContext, export_id: str) -> str:
     """Make one archive; how it ended. A worker that has to stop leaves it to the next one."""
     try:
-        return carry_out(UUID(export_id), write_records_of, context.should_abort)
+        return carry_out(UUID(export_id), made, context.should_abort)
     except Stopped as error:
         raise JobAborted from error
 

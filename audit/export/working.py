@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import OperationalError, connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from audit.export.asking import end_failed
@@ -56,9 +57,14 @@ class Telling:
         """Write it down now. Raises Cancelled and Stopped."""
         if self._must_stop():
             raise Stopped
-        if not Export.objects.filter(pk=self._export.pk, cancel_asked=False).update(**state):
+        if not _ours(self._export).update(**state):
             raise Cancelled
         self._told = time.monotonic()
+
+
+def _ours(export: Export) -> QuerySet[Export]:
+    """The row, unless it is not wanted any more, or another worker has taken it up."""
+    return Export.objects.filter(pk=export.pk, cancel_asked=False, attempts=export.attempts)
 
 
 # What makes the content of an archive: gives the records, and the manifest's SHA-256.
@@ -148,7 +154,7 @@ def _await_sealing(export: Export) -> None:
 def _finish(export: Export, digest: str, size: int, records: int, manifest: bytes) -> None:
     now = timezone.now()
     with transaction.atomic():
-        changed = Export.objects.filter(pk=export.pk, cancel_asked=False).update(
+        changed = _ours(export).update(
             state=Export.State.DONE,
             stage="",
             records=records,
@@ -167,13 +173,16 @@ def _finish(export: Export, digest: str, size: int, records: int, manifest: byte
 
 def _end_cancelled(export: Export) -> None:
     with transaction.atomic():
-        Part.objects.filter(export_id=export.pk).delete()
-        Export.objects.filter(pk=export.pk).update(state=Export.State.CANCELLED, stage="", finished_at=timezone.now())
+        found = Export.objects.select_for_update().filter(pk=export.pk, attempts=export.attempts).first()
+        if found is not None:
+            Part.objects.filter(export=found).delete()
+            found.state, found.stage, found.finished_at = Export.State.CANCELLED, "", timezone.now()
+            found.save()
 
 
 def _fail_export(export: Export, code: str, message: str) -> None:
     with transaction.atomic():
-        found = Export.objects.select_for_update().filter(pk=export.pk).first()
+        found = Export.objects.select_for_update().filter(pk=export.pk, attempts=export.attempts).first()
         if found is not None:
             end_failed(found, code=code, message=message)
             found.save()

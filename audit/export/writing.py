@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import IO, Any, Literal
 
 import orjson
@@ -122,6 +123,10 @@ class Tallied:
         """As a file does."""
 
 
+# Adds files, given what was written so far and the origin of the ledger.
+Further = Callable[[Files, Counted, str], None]
+
+
 def write_export(
     target: Target,
     pages: Iterable[Sequence[Line]],
@@ -133,21 +138,26 @@ def write_export(
     keys: Sequence[str],
     tell: Callable[[int], None] = lambda records: None,
     sign: Callable[[bytes, str], str] = signature_over,
+    created_at: datetime | None = None,
+    further: Further = lambda files, counted, origin: None,
 ) -> Written:
     """Write the records, and what proves them, to `target`. `keys` are the vkeys of the ledger.
 
-    `tell` is given the number of records after each page; what it raises ends the export. Raises SealerAway.
+    `tell` is given the number of records after each page; what it raises ends the export. `further` adds files of its
+    own. Raises SealerAway.
     """
     files = Files(target)
     counted = write_records(files, pages, form, tell)
     heads = heads_for(counted)
     files.add("heads.jsonl", b"".join(orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in heads))
     files.add("keys.txt", "".join(f"{key}\n" for key in keys).encode())
+    origin = heads[-1]["note"].partition("\n")[0] if heads else ""
+    further(files, counted, origin)
     manifest = {
         "format": FORMAT,
         "purpose": purpose,
-        "origin": heads[-1]["note"].partition("\n")[0] if heads else "",
-        "created_at": rfc3339(timezone.now()),
+        "origin": origin,
+        "created_at": rfc3339(created_at or timezone.now()),
         "by": by,
         "scope": scope,
         "records": counted.records,

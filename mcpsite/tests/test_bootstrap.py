@@ -82,7 +82,7 @@ def test_an_administrator_may_everything_and_an_auditor_only_look():
     assert administrator.permissions.filter(codename="try_tool").exists()
     may = set(auditor.permissions.values_list("codename", flat=True))
     assert {"view_record", "view_tool", "view_user", "view_grant"} <= may
-    assert {name for name in may if not name.startswith("view_")} == {"add_export"}
+    assert {name for name in may if not name.startswith("view_")} == {"add_export", "add_evidencepack"}
     assert not auditor.grants.exists()
 
 

@@ -24,6 +24,12 @@ def sealer(committed_db: None) -> Iterator[TestSealer]:
         yield working
 
 
+@pytest.fixture
+def still_sealer(committed_db: None) -> TestSealer:
+    """Seals when it is told to."""
+    return TestSealer()
+
+
 def make_user(name: str, *permissions: str, **values: Any) -> User:
     user = User.objects.create_user(name, is_staff=True, **values)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))

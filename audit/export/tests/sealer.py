@@ -1,4 +1,4 @@
-"""A sealer in a few lines, for tests: seals what is there, and signs what it is asked to."""
+"""A sealer in a few lines, for tests: seals what is committed, and signs what it is asked to, as the owner may."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from django.db import connection
+from django.db import connections
 
 from audit.export.writing import signed_text
 from audit.verify import FIRST_PREVIOUS, Head, Key, Note, Signature, Tree, parse_head, parse_note
@@ -39,7 +39,7 @@ class TestSealer:
 
     def seal(self) -> Head:
         """Give every record its place, and sign a head."""
-        with connection.cursor() as cursor:
+        with connections["owner"].cursor() as cursor:
             cursor.execute(
                 "INSERT INTO audit_leaf (seq, record_id, at, leaf)"
                 " SELECT (SELECT count(*) FROM audit_leaf) - 1 + row_number() OVER (ORDER BY id), id, at, leaf"
@@ -63,7 +63,7 @@ class TestSealer:
 
     def publish(self) -> None:
         """Make the key known."""
-        with connection.cursor() as cursor:
+        with connections["owner"].cursor() as cursor:
             cursor.execute(
                 "INSERT INTO audit_key (vkey, since) SELECT %s, coalesce(max(number), 0) FROM audit_head",
                 [str(self.key)],
@@ -79,7 +79,7 @@ class TestSealer:
             while not done.wait(0.02):
                 self.seal_new()
                 self.answer()
-            connection.close()
+            connections["owner"].close()
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -91,7 +91,7 @@ class TestSealer:
 
     def seal_new(self) -> None:
         """Seal when there is something."""
-        with connection.cursor() as cursor:
+        with connections["owner"].cursor() as cursor:
             cursor.execute(
                 "SELECT EXISTS (SELECT FROM audit_record WHERE id NOT IN (SELECT record_id FROM audit_leaf))"
             )
@@ -100,7 +100,7 @@ class TestSealer:
 
     def answer(self) -> int:
         """Sign what was asked for and not signed yet. Returns how much."""
-        with connection.cursor() as cursor:
+        with connections["owner"].cursor() as cursor:
             cursor.execute(
                 "SELECT id, purpose, digest FROM audit_signing_request"
                 " WHERE id NOT IN (SELECT request FROM audit_signature)"

@@ -7,12 +7,12 @@ import gzip
 import hashlib
 import io
 import json
-import threading
+import sys
+import uuid
 import zipfile
 from typing import Any
 
 import pytest
-from django.db import connection
 
 from audit.entry import Entry
 from audit.export import writing
@@ -25,14 +25,22 @@ from audit.ledger import record
 from audit.models import Record
 from audit.verify import check_note, fields_of, leaves_of, parse_note
 
+TOOL = "exported"
 
-def make_records(number: int, tool: str = "exported", **values) -> None:
+
+@pytest.fixture(autouse=True)
+def own_tool(monkeypatch):
+    """What is committed stays: each test has records of its own."""
+    monkeypatch.setattr(sys.modules[__name__], "TOOL", f"exported_{uuid.uuid4().hex[:8]}")
+
+
+def make_records(number: int, tool: str = "", **values) -> None:
     for place in range(number):
-        record(Entry(**{"kind": "call", "code": "ok", "tool": tool, "detail": f'{{"n":{place}}}', **values}))
+        record(Entry(**{"kind": "call", "code": "ok", "tool": f"{TOOL}{tool}", "detail": f'{{"n":{place}}}', **values}))
 
 
 def exported(target, sealer: TestSealer, **options):
-    rows = Record.objects.filter(tool=options.pop("tool", "exported"))
+    rows = Record.objects.filter(tool=f"{TOOL}{options.pop('tool', '')}")
     found = pages(rows, size=options.pop("size", 1000))
     wanted = {"scope": "the tool exported", "by": "dora", "keys": [str(sealer.key)], "sign": sealer.sign, **options}
     return write_export(target, found, **wanted)
@@ -43,10 +51,9 @@ def lines_of(folder) -> list[dict[str, Any]]:
     return [json.loads(line) for part in parts for line in gzip.decompress(part.read_bytes()).splitlines()]
 
 
-@pytest.mark.django_db
-def test_every_record_is_there_and_its_leaf_can_be_recomputed(tmp_path, monkeypatch):
+def test_every_record_is_there_and_its_leaf_can_be_recomputed(still_sealer, tmp_path, monkeypatch):
     monkeypatch.setattr(writing, "_RECORDS_A_PART", {"jsonl": 3})
-    sealer = TestSealer()
+    sealer = still_sealer
     make_records(7, actor="Zoë", definition=b"\x01" * 32, total_us=5, arguments=b"{}")
     head = sealer.seal()
     exported(Folder(tmp_path / "out"), sealer, size=3)
@@ -57,9 +64,8 @@ def test_every_record_is_there_and_its_leaf_can_be_recomputed(tmp_path, monkeypa
     assert len(list((tmp_path / "out").glob("records-*"))) == 3
 
 
-@pytest.mark.django_db
-def test_the_manifest_lists_every_file_and_is_signed(tmp_path):
-    sealer, out = TestSealer(), tmp_path / "out"
+def test_the_manifest_lists_every_file_and_is_signed(still_sealer, tmp_path):
+    sealer, out = still_sealer, tmp_path / "out"
     make_records(2)
     head = sealer.seal()
     written = exported(Folder(out), sealer)
@@ -80,33 +86,31 @@ def test_the_manifest_lists_every_file_and_is_signed(tmp_path):
     assert heads[-1]["number"] == head.number
 
 
-@pytest.mark.django_db
-def test_what_lacks_a_record_or_is_not_sealed_is_not_called_complete(tmp_path):
-    sealer = TestSealer()
+def test_what_lacks_a_record_or_is_not_sealed_is_not_called_complete(still_sealer, tmp_path):
+    sealer = still_sealer
     make_records(1)
     make_records(1, tool="between")
     make_records(1)
     make_records(1, tool="whole")
     sealer.seal()
     make_records(1, tool="whole")
-    for tool in ("exported", "whole"):
-        written = exported(Folder(tmp_path / tool), sealer, tool=tool)
+    for tool in ("", "whole"):
+        out = tmp_path / f"out{tool}"
+        written = exported(Folder(out), sealer, tool=tool)
         assert not written.counted.complete
-        assert "first_seq" not in json.loads((tmp_path / tool / "manifest.json").read_bytes())
-    assert lines_of(tmp_path / "whole")[-1]["seq"] is None
+        assert "first_seq" not in json.loads((out / "manifest.json").read_bytes())
+    assert lines_of(tmp_path / "outwhole")[-1]["seq"] is None
 
 
-@pytest.mark.django_db
-def test_an_export_of_nothing_is_an_export(tmp_path):
-    sealer = TestSealer()
+def test_an_export_of_nothing_is_an_export(still_sealer, tmp_path):
+    sealer = still_sealer
     sealer.seal()
     exported(Folder(tmp_path / "out"), sealer, tool="no such tool")
     assert lines_of(tmp_path / "out") == []
 
 
-@pytest.mark.django_db
-def test_the_archive_holds_the_same_and_the_same_records_make_the_same_bytes(tmp_path):
-    sealer = TestSealer()
+def test_the_archive_holds_the_same_and_the_same_records_make_the_same_bytes(still_sealer, tmp_path):
+    sealer = still_sealer
     make_records(3)
     sealer.seal()
     exported(Folder(tmp_path / "out"), sealer)
@@ -133,9 +137,8 @@ def test_a_torn_archive_does_not_look_like_a_whole_one():
     assert not zipfile.is_zipfile(stream)
 
 
-@pytest.mark.django_db
-def test_csv_has_a_row_for_each_record_and_no_formula(tmp_path):
-    sealer = TestSealer()
+def test_csv_has_a_row_for_each_record_and_no_formula(still_sealer, tmp_path):
+    sealer = still_sealer
     make_records(2, actor="=cmd|' /C calc'!A0", detail='a";=1')
     sealer.seal()
     exported(Folder(tmp_path / "out"), sealer, form="csv")
@@ -158,18 +161,8 @@ def test_files_are_for_their_owner_only_and_never_overwritten(tmp_path):
         pass
 
 
-def test_the_sealer_signs_what_it_is_asked_to(committed_db):
-    sealer, done = TestSealer(), threading.Event()
-
-    def serve() -> None:
-        while not sealer.answer():
-            done.wait(0.01)
-        connection.close()
-
-    thread = threading.Thread(target=serve)
-    thread.start()
+def test_the_sealer_signs_what_it_is_asked_to(sealer):
     note = signature_over(b"manifest", "export")
-    thread.join()
     assert digest_said(note) == hashlib.sha256(b"manifest").digest()
     assert check_note(parse_note(note), [str(sealer.key)])
 

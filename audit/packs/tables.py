@@ -1,0 +1,107 @@
+"""The tables of a pack: changes, refusals, the policies in force, keys, retention."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from django.db import connection
+from django.db.models import Count, Max, Min, Q, QuerySet
+
+from audit.doors import changes_of, detail_of
+from audit.export.cells import csv_lines
+from audit.export.lines import rfc3339
+from audit.export.writing import Files
+from audit.models import Record
+from audit.packs.scope import PackScope
+from audit.retention.models import LegalHold, RetentionClass
+
+_A_WRITE = 500
+CHANGES = ("at", "record", "actor", "door", "change", "object_type", "object_id", "label", "field", "before", "after")
+REFUSALS = ("actor", "tool", "code", "records", "first", "last")
+POLICIES = ("policy_version", "records", "first", "last")
+KEYS = ("at", "what", "record", "actor", "detail")
+# Codes of records that tell of keys and credentials.
+_OF_KEYS = (
+    "keys_rotated",
+    "token_created",
+    "token_revoked",
+    "refresh_reused",
+    "signing_key_changed",
+    "datakeys_rewrapped",
+)
+
+
+def write_csv(files: Files, name: str, header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> int:
+    """Write a table, safe against formulas. Returns how many rows."""
+    number, waiting = 0, [header]
+    with files.file(name) as stream:
+        for row in rows:
+            waiting.append(row)
+            number += 1
+            if len(waiting) >= _A_WRITE:
+                stream.write(csv_lines(waiting))
+                waiting = []
+        stream.write(csv_lines(waiting))
+    return number
+
+
+def changes(scope: PackScope) -> Iterator[tuple[Any, ...]]:
+    """A row for each field that changed, and one for what was done without a field."""
+    rows: QuerySet[Record] = scope.rows().filter(kind=Record.Kind.CONFIG).order_by("at", "id")
+    for record in rows.iterator(_A_WRITE):
+        detail = detail_of(record)
+        known = (
+            rfc3339(record.at),
+            str(record.rid),
+            record.actor,
+            record.door,
+            record.code,
+            record.object_type,
+            record.object_id,
+            str(detail.get("label", "")),
+        )
+        for name, before, after in changes_of(detail) or [("", "", "")]:
+            yield (*known, name, before, after)
+
+
+def refusals(scope: PackScope) -> Iterator[tuple[Any, ...]]:
+    """Who was refused which tool, how often and why."""
+    rows = scope.calls().filter(Q(decision=Record.Decision.DENY) | Q(kind__in=("denied", "invalid"))).order_by()
+    grouped = rows.values("actor", "tool", "code").annotate(records=Count("id"), first=Min("at"), last=Max("at"))
+    for each in grouped.order_by("-records", "actor", "tool", "code").iterator():
+        times = (rfc3339(each["first"]), rfc3339(each["last"]))
+        yield (each["actor"], each["tool"], each["code"], each["records"], *times)
+
+
+def policies(found: Iterable[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
+    """The versions of the policy that decided calls, and when."""
+    for each in found:
+        yield (each["policy_version"], each["records"], rfc3339(each["first"]), rfc3339(each["last"]))
+
+
+def keys(scope: PackScope) -> Iterator[tuple[Any, ...]]:
+    """The keys that sign the ledger, then what was done with keys and credentials in the period."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT at, vkey, since FROM audit_key ORDER BY since, at, vkey")
+        for at, vkey, since in cursor.fetchall():
+            yield (rfc3339(at), "signs the ledger", "", "", f"{vkey} since head {since}")
+    for record in scope.rows().filter(code__in=_OF_KEYS).order_by("at", "id").iterator(_A_WRITE):
+        detail = detail_of(record)
+        said = json.dumps({name: value for name, value in detail.items() if name != "links"}, ensure_ascii=False)
+        yield (rfc3339(record.at), record.code, str(record.rid), record.actor, said)
+
+
+def retention() -> dict[str, Any]:
+    """How long records are kept, what is held, and which gaps are certified."""
+    classes = RetentionClass.objects.values("name", "description", "months", "kinds", "tools", "sources")
+    holds = LegalHold.objects.values("name", "matter", "scope", "value", "placed_by", "placed_at", "released_at")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT month, first_seq, last_seq, records, at, EXISTS (SELECT FROM audit_gap_drop d WHERE d.gap = id)"
+            " FROM audit_gap ORDER BY id"
+        )
+        names = ("month", "first_seq", "last_seq", "records", "certified_at", "dropped")
+        gaps = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return {"classes": list(classes.order_by("name")), "holds": list(holds.order_by("placed_at")), "gaps": gaps}

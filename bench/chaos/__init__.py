@@ -1,1 +1,0 @@
-"""The nothing-lost campaign: load, and everything that may befall an installation under it."""
