@@ -314,3 +314,7 @@ def _further(record: Record) -> list[tuple[str, str]]:
         (around, "Everything in the five minutes before and after"),
     ]
     return [(f"{listed}?{urlencode(values)}", label) for values, label in wanted if all(values.values())]
+
+
+# Registers its own models.
+from audit.retention import admin as retention_admin  # noqa: E402, F401

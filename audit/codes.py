@@ -114,6 +114,21 @@ MEANINGS: Mapping[str, str] = {
     "too_slow": "finding the records took too long",
     "disk_full": "the disk of the database is full",
     "sealer_away": "no sealer signed a manifest in time; for the log, and the page of the export",
+    "partitions_made": "the partitions of the ledger for coming months were made",
+    "archive_begun": "somebody asked for a cold export of a month of the ledger, or for one that failed to go on",
+    "archive_verified": "a month of the ledger was exported, signed and read back",
+    "archive_failed": "a cold export failed; the record says why",
+    "expiry_due": "records of a month are past the time of their retention class",
+    "expiry_proposed": "somebody proposed that these records leave the ledger",
+    "expiry_approved": "somebody else approved it, and a gap certificate was made",
+    "expiry_withdrawn": "a proposal, or an approval, was withdrawn: the records stay",
+    "records_dropped": "records left the ledger under a gap certificate, which the record names",
+    "archive_refused": "the month cannot be exported as it is; for the page of the month",
+    "archive_unavailable": "the archive cannot be written or read; for the page of the month",
+    "archive_not_proven": (
+        "what was read back from the archive is not what the ledger has sealed; for the page of the month"
+    ),
+    "expiry_refused": "records cannot leave as it was asked for; for the page of the month",
     "held": "a legal hold keeps what was to be dropped or erased",
     "erased": "what the record kept was erased: its data key is destroyed, and nobody can read it any more (410)",
     "decryption_failed": (

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import logging
 
-from django.db import connection
 from procrastinate.contrib.django import app
 
-import audit.export.tasks  # noqa: F401 - its jobs are found from here
+import audit.export.tasks
+import audit.retention.tasks  # noqa: F401 - their jobs are found from here
 from audit import reconcile
 from audit.outside import anchoring
+from audit.retention.partitions import prepare
 from audit.streams.steering import watch
 
 logger = logging.getLogger("audit.tasks")
-
-_MONTHS_AHEAD = 3
 
 
 @app.periodic(cron="17 3 * * *")
 @app.task(queueing_lock="audit.partitions", retry=5, name="audit.partitions")
 def prepare_partitions(timestamp: int) -> int:
     """Make the partitions of the coming months, so that no record ever lacks a place. Returns how many were made."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT audit_make_partitions(%s)", [_MONTHS_AHEAD])
-        made: int = cursor.fetchone()[0]
-    if made:
-        logger.info("%d partitions of the ledger were made", made)
-    return made
+    return len(prepare(door="job"))
 
 
 @app.periodic(cron="* * * * *")

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from django.core.exceptions import ImproperlyConfigured
 
 from audit.outside import sinks, witnesses
+from audit.retention import stores
 from mcpsite import env
 from mcpsite.admin_theme import UNFOLD as UNFOLD
 from mcpsite.datadir import OWNER_ROLE, READER_ROLE, SEALER_ROLE, SITE_ROLE, WRITER_ROLE, DataDir
@@ -382,6 +383,26 @@ LANGSMITH_TRACING = env.flag(
 # --- Ledger: what stands outside of the database ---------------------------------------------------------------------
 LEDGER_WITNESSES = witnesses.read(
     env.words("LEDGER_WITNESSES", "Keys of the witnesses whose cosignatures count, as `witness.py key` prints them.")
+)
+
+# --- Retention -------------------------------------------------------------------------------------------------------
+LEDGER_ARCHIVE = env.url(
+    "LEDGER_ARCHIVE",
+    "Where months of the ledger are exported to: `file:///folder`, or `s3://bucket/prefix` with the options"
+    " `region`, `endpoint`, `kms_key`, `lock_mode` and `lock_days`. Unset: nothing is exported, so nothing expires.",
+    schemes=("file", "s3"),
+)
+if LEDGER_ARCHIVE:
+    try:
+        stores.settle(LEDGER_ARCHIVE)
+    except ValueError as error:
+        raise ImproperlyConfigured(f"LEDGER_ARCHIVE: {error}.") from error
+GAP_WAITING_HOURS = env.integer(
+    "GAP_WAITING_HOURS",
+    "How long records stay after two persons have approved that they expire. `migrate` writes it to the database.",
+    24,
+    minimum=1,
+    maximum=8760,
 )
 
 # --- Exports ---------------------------------------------------------------------------------------------------------

@@ -66,6 +66,16 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
         ),
     ),
     (
+        "Retention",
+        (
+            Place("Months", "calendar_month", "audit.Month"),
+            Place("Retention classes", "schedule", "audit.RetentionClass"),
+            Place("Legal holds", "gavel", "audit.LegalHold"),
+            Place("Archives", "inventory_2", "audit.Archive"),
+            Place("Expiries", "auto_delete", "audit.Expiry"),
+        ),
+    ),
+    (
         "Agents",
         (
             Place("Agents", "smart_toy", "agents.Agent"),

@@ -17,6 +17,7 @@ from audit.export.api import ExportViewSet
 from audit.outside import api as outside_api
 from audit.packs.api import EvidencePackViewSet
 from audit.proofs import api as proofs_api
+from audit.retention import api as retention_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
 from mcpsite import health, landing, palette
@@ -48,6 +49,11 @@ resources.register("tokens", access_api.TokenViewSet, "token")
 resources.register("agents", agents_api.AgentViewSet, "agent")
 resources.register("runs", agents_api.RunViewSet, "run")
 resources.register("model-providers", agents_api.ModelProviderViewSet, "model-provider")
+resources.register("retention/classes", retention_api.RetentionClassViewSet, "retention-class")
+resources.register("retention/holds", retention_api.LegalHoldViewSet, "legal-hold")
+resources.register("retention/months", retention_api.MonthViewSet, "month")
+resources.register("retention/archives", retention_api.ArchiveViewSet, "archive")
+resources.register("retention/expiries", retention_api.ExpiryViewSet, "expiry")
 resources.register("audit/records", audit_api.RecordViewSet, "record")
 resources.register("audit/exports", ExportViewSet, "export")
 resources.register("audit/contradictions", outside_api.ContradictionViewSet, "contradiction")

@@ -186,12 +186,12 @@ BEGIN
     -- From here on nobody writes or reads the ledger, so everything long is behind us. Whoever waits for this lock holds
     -- up all others: it is asked for in short turns, shorter than the patience of a call.
     PERFORM set_config('lock_timeout', '50ms', true);
-    FOR turn IN 1..100 LOOP
+    FOR turn IN 1..40 LOOP
         BEGIN
             LOCK TABLE ONLY audit_record IN ACCESS EXCLUSIVE MODE;
             EXIT;
         EXCEPTION WHEN lock_not_available THEN
-            IF turn = 100 THEN
+            IF turn = 40 THEN
                 RAISE EXCEPTION 'The ledger was in use all the time: try again when no long query reads it.';
             END IF;
             PERFORM pg_sleep(0.1);

@@ -64,6 +64,7 @@ ROOMS: dict[str, dict[str, str]] = {
     "prometheus_client": {"gateway/metrics.py": "writes what Prometheus reads"},
     "boto3 botocore": {
         "audit/outside/sinks/bucket.py": "anchors heads in S3",
+        "audit/retention/stores.py": "keeps months of the ledger in S3",
     },
     "dotenv": {"mcpsite/env.py": "reads the .env file"},
 }

@@ -42,6 +42,11 @@ class Command(migrate.Command):
                 complete = complete_roles()
                 # The admin's checks ask the database about permissions; an empty one cannot answer: they come after.
                 result = super().handle(*args, **{**options, "skip_checks": True})
+                if options["app_label"] is None:
+                    # Only the owner may: the site cannot shorten the time in which others can object.
+                    cursor.execute(
+                        "UPDATE audit_gap_rule SET waiting = make_interval(hours => %s)", [settings.GAP_WAITING_HOURS]
+                    )
                 if not settings.ONE_DATABASE_ROLE:
                     grant(cursor, _roles())
                 complete_again(complete)
