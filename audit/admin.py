@@ -27,6 +27,7 @@ from audit.keyset import KeysetChangeList, KeysetPaginator
 from audit.models import Record
 from audit.packs.admin import EvidencePackAdmin as EvidencePackAdmin
 from audit.story import Story, address_of, milliseconds
+from audit.streams.admin import StreamAdmin as StreamAdmin
 from audit.theme import badge, display
 from audit.timeline import MOST_COUNTED, Bar, Drawing, Timeline, draw, span, timeline_of
 

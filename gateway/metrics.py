@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from audit.histogram import BOUNDS_US, Histogram
 from audit.ledger import Ledger
+from audit.streams.steering import STANDING, Standing
 from gateway.feed import Feed
 from gateway.limits import Budgets
 from gateway.meter import Meter
@@ -81,6 +82,10 @@ _LISTED = (
     Family("mcpsite_jobs", "gauge", "Jobs: all that are not finished, and of the newest 100,000.", ("queue", "status")),
     Family("mcpsite_jobs_oldest_seconds", "gauge", "How long the first waiting job has been due.", ("queue",)),
     Family("mcpsite_job_workers", "gauge", "Workers that gave a sign of life within 30 seconds."),
+    Family("mcpsite_stream_sent", "counter", "Messages that the receiver acknowledged.", ("stream",)),
+    Family("mcpsite_stream_lag_records", "gauge", "Sealed records that are not acknowledged yet.", ("stream",)),
+    Family("mcpsite_stream_lag_seconds", "gauge", "Age of the first of them.", ("stream",)),
+    Family("mcpsite_stream_alarm", "gauge", "1 when the stream has an alarm.", ("stream",)),
     Family("mcpsite_build_info", "gauge", "Always 1.", ("version", "python")),
 )  # fmt: skip
 FAMILIES = {family.name: family for family in _LISTED}
@@ -230,12 +235,17 @@ async def _jobs(conninfo: str) -> Samples:
         finished = await (await connection.execute(_FINISHED)).fetchall()
         workers = await (await connection.execute(_WORKERS)).fetchone()
         unknown = await (await connection.execute(_UNKNOWN)).fetchone()
+        streams = [Standing(*row) for row in await (await connection.execute(STANDING)).fetchall()]
     return {
         "mcpsite_database_up": {(): [1]},
         "mcpsite_jobs": {(queue, state): [count] for queue, state, count, *_ in (*active, *finished)},
         "mcpsite_jobs_oldest_seconds": {(queue,): [age] for queue, _, _, age in active if age is not None},
         "mcpsite_job_workers": {(): [workers[0] if workers else 0]},
         "mcpsite_outcomes_unknown": {(): [unknown[0] if unknown else 0]},
+        "mcpsite_stream_sent": {(each.name,): [each.sent] for each in streams},
+        "mcpsite_stream_lag_records": {(each.name,): [each.lag_records] for each in streams},
+        "mcpsite_stream_lag_seconds": {(each.name,): [each.lag_seconds] for each in streams},
+        "mcpsite_stream_alarm": {(each.name,): [int(bool(each.alarm))] for each in streams},
     }
 
 

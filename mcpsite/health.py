@@ -7,6 +7,7 @@ question that gets no answer in time goes on in the background, and is not asked
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ logger = logging.getLogger(__name__)
 ANSWER_SECONDS = 0.06
 _SLICES = 12
 _GIVE_UP_SECONDS = 5
+_ALARMED = "SELECT EXISTS (SELECT 1 FROM audit_streamstate WHERE alarm <> '')"
 _APPLIED = "SELECT app, name FROM django_migrations"
 
 
@@ -46,6 +48,8 @@ class Probe:
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._question: asyncio.Task[None] | None = None
         self._migrated = False
+        # Whether a stream of the ledger had an alarm when PostgreSQL last answered.
+        self.stream_alarm = False
 
     async def answers(self, within: float = ANSWER_SECONDS) -> bool:
         """Whether PostgreSQL answered a query within so many seconds."""
@@ -62,10 +66,16 @@ class Probe:
             async with asyncio.timeout(_GIVE_UP_SECONDS):
                 connection = await self._connected()
                 await connection.execute("SELECT 1")
+                await self._look_at_streams(connection)
         except (psycopg.Error, OSError, TimeoutError) as error:
             logger.warning("PostgreSQL does not answer the health check: %s", str(error).partition("\n")[0])
             await self._drop()
             raise
+
+    async def _look_at_streams(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        with contextlib.suppress(psycopg.errors.UndefinedTable):  # before the first migration
+            row = await (await connection.execute(_ALARMED)).fetchone()
+            self.stream_alarm = bool(row and row[0])
 
     async def migrated(self) -> bool:
         """Whether nothing is left to migrate; asked only while PostgreSQL answers. Once true, it stays so."""
@@ -178,7 +188,8 @@ class Health(_View):
         """The state of both engines."""
         found = await asyncio.gather(*(check.get_result() for check in self.get_checks()))
         postgresql, redis = (result.error is None for result in found)
-        status = "unhealthy" if not postgresql else "healthy" if redis else "degraded"
+        streams = not probe().stream_alarm
+        status = "unhealthy" if not postgresql else "healthy" if redis and streams else "degraded"
         body = {
             "status": status,
             "service": "mcpsite",

@@ -63,6 +63,7 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             Place("Records", "receipt_long", "audit.Record", "refused"),
             Place("Exports", "download", "audit.Export"),
             Place("Evidence packs", "inventory_2", "audit.EvidencePack"),
+            Place("Streams", "cell_tower", "audit.Stream"),
         ),
     ),
     (

@@ -18,6 +18,7 @@ from audit.outside import api as outside_api
 from audit.packs.api import EvidencePackViewSet
 from audit.proofs import api as proofs_api
 from audit.retention import api as retention_api
+from audit.streams import api as streams_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
 from mcpsite import health, landing, palette
@@ -55,6 +56,8 @@ resources.register("retention/months", retention_api.MonthViewSet, "month")
 resources.register("retention/archives", retention_api.ArchiveViewSet, "archive")
 resources.register("retention/expiries", retention_api.ExpiryViewSet, "expiry")
 resources.register("audit/records", audit_api.RecordViewSet, "record")
+resources.register("audit/streams", streams_api.StreamViewSet, "stream")
+resources.register("audit/stream", streams_api.PullViewSet, "pull")
 resources.register("audit/exports", ExportViewSet, "export")
 resources.register("audit/contradictions", outside_api.ContradictionViewSet, "contradiction")
 resources.register("audit/anchors", outside_api.AnchorViewSet, "anchor")
