@@ -25,6 +25,7 @@ from audit.export.admin import ExportAdmin as ExportAdmin
 from audit.filters import DOORS, LAST, SINCE, SPANS, UNTIL, ByCall, ByResult, ByText, ByTime, chosen, exactly, sought
 from audit.keyset import KeysetChangeList, KeysetPaginator
 from audit.models import Record
+from audit.outside.admin import AnchorAdmin as AnchorAdmin
 from audit.packs.admin import EvidencePackAdmin as EvidencePackAdmin
 from audit.story import Story, address_of, milliseconds
 from audit.streams.admin import StreamAdmin as StreamAdmin

@@ -39,6 +39,7 @@ else:  # started as a file: the two of them beside each other
 
 KEY_FILE, STATE_FILE, ACCEPTED = "key", "state.json", "accepted"
 STATE_FORMAT = "mcpsite-witness/1"
+TOKEN_VARIABLE = "LEDGER_WITNESS_TOKEN"  # noqa: S105 - the name of a variable
 OK, FAILED, RED = 0, 1, 3
 
 ANSWER_SECONDS = 20.0
@@ -658,7 +659,7 @@ def _parser() -> argparse.ArgumentParser:
     key = _command(commands, "key", _key, "print the key for LEDGER_WITNESSES; made at the first time")
     for each in (run, accept):
         each.add_argument("--url", required=each is run, help="address of the site")
-        each.add_argument("--token-file", type=Path, required=each is run, help="file with the token of the witness")
+        each.add_argument("--token-file", type=Path, help=f"file with the witness's token (default: ${TOKEN_VARIABLE})")
         each.add_argument("--host", help="name of the site, where the address is another one")
     for each in (run, key):
         each.add_argument("--name", default=socket.gethostname(), help="name in signatures (default: %(default)s)")
@@ -678,10 +679,9 @@ def _command(commands: Any, name: str, do: Callable[[argparse.Namespace], int], 
 
 
 def _log_of(options: argparse.Namespace) -> Log:
-    try:
-        token = options.token_file.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise Unusable(f"The token in {options.token_file} cannot be read: {error.strerror}.") from error
+    given = _content(options.token_file) if options.token_file else os.environ.get("LEDGER_WITNESS_TOKEN", "")
+    if not (token := given.strip()).isascii() or not token.isprintable() or not token:
+        raise Unusable(f"There is no token: name a file with --token-file, or set {TOKEN_VARIABLE}.")
     return Log(options.url, token, options.host)
 
 
@@ -704,7 +704,8 @@ def _run(options: argparse.Namespace) -> int:
         except Unusable as error:
             said, failures = f"cannot tell: {error}", failures + 1
         sort = "ok" if failures == 0 and not witness.state.red else said
-        if sort != told:
+        # What passes by itself is not worth a line: a moment without an answer, the first seconds of an installation.
+        if sort != told and failures not in (1, 2):
             _say("info" if sort == "ok" else "error", said)
             told = sort
         time.sleep(_pause(options.interval, failures))
@@ -737,8 +738,8 @@ def _content(path: Path) -> str:
 def _accept(options: argparse.Namespace) -> int:
     folder = Folder(options.state)
     if options.head.isdecimal():
-        if not (options.url and options.token_file):
-            raise Unusable("Name the log with --url and --token-file, or a file that holds the head.")
+        if not options.url:
+            raise Unusable("Name the log with --url, or a file that holds the head.")
         text = str(_log_of(options).head(int(options.head)).note)
     else:
         text = _content(Path(options.head))

@@ -21,5 +21,6 @@ LEDGER_SEALER_PASSWORD=$(password)
 LEDGER_READER_PASSWORD=$(password)
 REDIS_PASSWORD=$(password)
 METRICS_TOKEN=$(password)
+LEDGER_WITNESS_TOKEN=mcps_$(password)
 END
 echo "Written: .env. Keep a copy where secrets are kept: without ENCRYPTION_KEYS nobody can read what is stored."

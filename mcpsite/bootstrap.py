@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from django.conf import settings
 from django.contrib.auth.models import Group, Permission
 from django.db import connection, models, transaction
 
-from access.models import Role, User
+from access import tokens
+from access.login import record_token
+from access.models import ApiToken, Role, Scope, ServiceAccount, User
 from access.privileges import meaningful_permissions
-from audit.changes import record_change, snapshot
+from audit.changes import differences, record_change, snapshot, stored
 from mcpsite.datadir import write_private
 
-ADMINISTRATOR, AUDITOR = "administrator", "auditor"
+ADMINISTRATOR, AUDITOR, WITNESS = "administrator", "auditor", "witness"
 USERNAME = "admin"
 PASSWORD_FILE = "admin_password"  # noqa: S105 - the name of a file
 DOOR = "command"
@@ -24,7 +27,7 @@ DOOR = "command"
 _ALPHABET = "abcdefghjkmnpqrtuvwxy346789"
 _GROUPS, _LETTERS = 5, 5
 # Any number will do, as long as every replica uses the same one.
-_LOCK = 7_035_916_241
+_LOCK = 7_035_916_240
 
 M = TypeVar("M", bound=models.Model)
 
@@ -130,6 +133,38 @@ def _create_administrator(role: Role, password: str) -> User:
     if settings.DATA_DIR.exists:
         write_private(settings.DATA_DIR.path / "secrets" / PASSWORD_FILE, password)
     return user
+
+
+def witness_account(file: Path | None = None, raw: str | None = None) -> None:
+    """The service account of a witness, with its role and a token: `raw`, or a new one that is written to `file`.
+
+    What is there stays as it is: a witness whose account was switched off or whose token was revoked gets no other.
+    """
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        role = ensure_role(WITNESS, "Sees signed heads and signs them; reads no records.", _witness_permissions)
+        account = User.objects.filter(username=WITNESS).first()
+        if account is None:
+            account = ServiceAccount(username=WITNESS, is_service=True)
+            account.set_unusable_password()
+            account.save()
+            account.groups.add(role)
+            record_created(account)
+        if raw is None and file is not None and file.exists():
+            raw = file.read_text(encoding="utf-8").strip()
+        if raw is not None and ApiToken.objects.filter(digest=tokens.digest_of(raw)).exists():
+            return
+        token, secret = tokens.issue(account, name="witness", scopes=[Scope.READ, Scope.WRITE], raw=raw)
+        record_token(None, token, "token_created", differences({}, stored(token)), door=DOOR)
+        if file is not None:
+            write_private(file, secret)
+
+
+def _witness_permissions() -> models.QuerySet[Permission]:
+    return meaningful_permissions().filter(
+        content_type__app_label="audit", codename__in=("view_head", "add_cosignature")
+    )
 
 
 # The permissions that the standard roles are made with.

@@ -167,3 +167,4 @@ def data_dir() -> Path:
 def override(name: str, value: str) -> None:
     """Give a variable the value of a command-line option, before the settings are read."""
     os.environ[name] = value
+    os.environ.pop(f"{name}_FILE", None)

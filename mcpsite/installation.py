@@ -21,8 +21,8 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connections
 
-from mcpsite import env
-from mcpsite.bootstrap import PASSWORD_FILE, first_administrator
+from mcpsite import env, witness_program
+from mcpsite.bootstrap import PASSWORD_FILE, first_administrator, witness_account
 from mcpsite.datadir import DataDir, default_path, write_private
 from mcpsite.demo.kept import upstream_environment
 from mcpsite.engines import Postgres, Valkey
@@ -33,7 +33,7 @@ from mcpsite.supervisor import Program, StopRequested, Supervisor, spawn
 from mcpsite.web import GRACEFUL_SECONDS, CannotListen, listen
 
 # Programs of a higher order are stopped first.
-_POSTGRES, _VALKEY, _UPSTREAM, _SEALER, _WORKER, _WEB = range(6)
+_POSTGRES, _VALKEY, _UPSTREAM, _SEALER, _WORKER, _WEB, _WITNESS = range(7)
 _SEALER_ONLY = ("LEDGER_SIGNING_KEYS", "LEDGER_SEALER_URL")
 _ENGINE_SECONDS = 120.0
 _SITE_SECONDS = 60.0
@@ -109,6 +109,7 @@ class Installation:
         self._listeners.append(listener)
         if settings.METRICS_DIR:
             shutil.rmtree(settings.METRICS_DIR, ignore_errors=True)  # a new start counts from zero
+        witness_program.announce(self._data)
         # Importing takes the longest: the programs do it while the engines start, and wait at the gate.
         gate, opener = os.pipe()
         self._start_web(listener, gate)
@@ -119,7 +120,7 @@ class Installation:
         os.close(opener)
         access = self._fill(upstream)
         self._wait_for_site()
-        for program in worker_programs():
+        for program in (*worker_programs(), witness_program.program(self._data, _WITNESS, self._local_url)):
             self._supervisor.start(program)
         call = self._make_first_call(access)
         if self._options.ready_file:
@@ -167,6 +168,7 @@ class Installation:
     def _fill(self, upstream: str) -> Access:
         with self._progress.step("First administrator"), self._supervisor.interruptible():
             user, new_password = first_administrator()
+            witness_account(self._data.path / "secrets" / witness_program.TOKEN_FILE)
         password = self._password_file.read_text(encoding="utf-8") if self._password_file.exists() else None
         tokens = self._load_demo(upstream) if upstream else {}
         _close_database_connections()

@@ -420,6 +420,10 @@ EXPORT_TOTAL_MB = env.integer(
     maximum=1_000_000,
 )
 
+LEDGER_WITNESS_TOKEN = env.secret(
+    "LEDGER_WITNESS_TOKEN",
+    "Token of a witness: `mcps_` and at least 43 characters. `first_administrator` makes an account that has it.",
+)
 LEDGER_ANCHORS = sinks.read(
     env.words(
         "LEDGER_ANCHORS",
@@ -461,7 +465,11 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SECURE_SSL_REDIRECT = env.flag("SECURE_SSL_REDIRECT", "Behind HTTPS: send plain HTTP there.", True) and _https
 SECURE_HSTS_SECONDS = 31_536_000 if _https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
-SECURE_REDIRECT_EXEMPT = [r"^livez$", r"^readyz$", r"^health$", r"^metrics$"]
+SECURE_REDIRECT_EXEMPT = [
+    *(r"^livez$", r"^readyz$", r"^health$", r"^metrics$"),
+    # For a witness inside of a private network.
+    r"^api/v1/audit/(heads|consistency|keys|contradictions)/",
+]
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 # Unfold's Alpine.js evaluates expressions; the middleware narrows this to /admin/.

@@ -14,6 +14,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
 
+from audit.outside.contradictions import unsettled
 from audit.summary import refused_since
 from tools.models import DataSource
 
@@ -64,6 +65,8 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             Place("Exports", "download", "audit.Export"),
             Place("Evidence packs", "inventory_2", "audit.EvidencePack"),
             Place("Streams", "cell_tower", "audit.Stream"),
+            Place("Anchors", "anchor", "audit.Anchor"),
+            Place("Contradictions", "report", "audit.Contradiction", "contradicted"),
         ),
     ),
     (
@@ -126,6 +129,7 @@ def badges() -> dict[str, int]:
     if found is None:
         found = {
             "refused": refused_since(timezone.now() - timedelta(hours=1)),
+            "contradicted": len(unsettled()),
             "failing": DataSource.objects.filter(enabled=True, check_ok=False).count(),
         }
         cache.set("sidebar.badges", found, _BADGES_KEPT_SECONDS)
@@ -140,7 +144,11 @@ def _item(title: str, icon: str, link: str) -> dict[str, Any]:
     return {"title": title, "icon": icon, "link": link, "permission": lambda request: True}
 
 
-_SAID = {"refused": "refused in the last hour", "failing": "could not be reached when last checked"}
+_SAID = {
+    "contradicted": "held against the ledger",
+    "refused": "refused in the last hour",
+    "failing": "could not be reached when last checked",
+}
 
 
 def _shown(place: Place, numbers: dict[str, int]) -> dict[str, Any]:

@@ -58,8 +58,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 "db_table": "audit_cosignature",
-                "permissions": (("view_head", "Can see signed heads and proofs"),),
-                "default_permissions": ("add", "view"),
+                "default_permissions": (),
                 "managed": False,
             },
         ),
@@ -87,6 +86,10 @@ class Migration(migrations.Migration):
             options={
                 "db_table": "audit_contradiction",
                 "ordering": ("-id",),
+                "permissions": (
+                    ("view_head", "Can see signed heads and proofs"),
+                    ("add_cosignature", "Can sign heads as a witness"),
+                ),
                 "default_permissions": ("view",),
                 "managed": False,
             },

@@ -16,7 +16,7 @@ from django.db import connection, transaction
 
 from audit.changes import record_event
 from audit.models import Record
-from audit.outside.contradictions import NotContradicted, take_down
+from audit.outside.contradictions import NotContradicted, settled, take_down
 from audit.outside.models import Anchor, Contradiction, SinkState
 from audit.outside.sinks.base import Anchored, Sink, SinkFailed
 from audit.verify import NoteError, check_note, parse_head, parse_note
@@ -33,7 +33,6 @@ _LAST = """
 SELECT h.note, a.at FROM audit_anchor a JOIN audit_head h ON h.number = a.head
 WHERE a.sink = %s ORDER BY a.id DESC LIMIT 1
 """
-_EXPLAINED = "SELECT EXISTS (SELECT FROM audit_head h WHERE position(E'\\nbreak ' in h.note) > 0 AND h.sealed_at > %s)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ def _compare(sink: Sink, last: Last | None, newest: Anchored) -> None:
     if not signed:
         raise SinkFailed(f"{sink.name} holds head {held.head.number}, which no known key of the ledger signed.")
     row = _one("SELECT note FROM audit_head WHERE number = %s", held.head.number)
-    if (row is not None and _anchored(row[0]).head.text == held.head.text) or _is_explained(held):
+    if (row is not None and _anchored(row[0]).head.text == held.head.text) or settled(held.head.sealed_at):
         return
     code = Contradiction.Code.BEHIND if held.head.number > newest.head.number else Contradiction.Code.FORKED
     try:
@@ -99,11 +98,6 @@ def _compare(sink: Sink, last: Last | None, newest: Anchored) -> None:
         f"{sink.name} holds head {held.head.number}, which the ledger does not have any more. If an older state was"
         " restored on purpose, sign a break: manage.py ledger accept-restore."
     )
-
-
-def _is_explained(held: Anchored) -> bool:
-    row = _one(_EXPLAINED, held.head.sealed_at)
-    return bool(row and row[0])
 
 
 def _anchored(note: str) -> Anchored:

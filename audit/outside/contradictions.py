@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -21,6 +22,7 @@ SELECT source, code, head, at FROM audit_contradiction c WHERE NOT EXISTS (
     SELECT FROM audit_head h WHERE position(E'\\nbreak ' in h.note) > 0 AND h.sealed_at > c.sealed_at
 ) ORDER BY id DESC LIMIT 20
 """
+_EXPLAINED = "SELECT EXISTS (SELECT FROM audit_head h WHERE position(E'\\nbreak ' in h.note) > 0 AND h.sealed_at > %s)"
 _INSERT = """
 INSERT INTO audit_contradiction (source, code, head, sealed_at, note, digest) VALUES (%s, %s, %s, %s, %s, %s)
 ON CONFLICT (source, digest) DO NOTHING RETURNING id
@@ -53,6 +55,13 @@ def take_down(source: str, code: str, note: Note, head: Head, *, door: str, requ
         record_event(Record.Kind.SYSTEM, code, door=door, request=request, detail=detail)
     logger.critical("%s holds head %d against the ledger: %s", source, head.number, code)
     return row[0], True
+
+
+def settled(sealed_at: datetime) -> bool:
+    """Whether a head with a signed `break` explains that a head of that time is missing."""
+    with connection.cursor() as cursor:
+        cursor.execute(_EXPLAINED, [sealed_at])
+        return bool(cursor.fetchone()[0])
 
 
 def unsettled() -> list[tuple[str, str, int, Any]]:

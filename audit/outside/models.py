@@ -17,8 +17,7 @@ class Cosignature(models.Model):
     class Meta:
         managed = False
         db_table = "audit_cosignature"
-        default_permissions = ("add", "view")
-        permissions = (("view_head", "Can see signed heads and proofs"),)
+        default_permissions = ()
 
     def __str__(self) -> str:
         return f"{self.witness} on head {self.head}"
@@ -50,6 +49,11 @@ class Contradiction(models.Model):
         managed = False
         db_table = "audit_contradiction"
         default_permissions = ("view",)
+        # Here, since the admin cannot list the tables of heads and cosignatures.
+        permissions = (
+            ("view_head", "Can see signed heads and proofs"),
+            ("add_cosignature", "Can sign heads as a witness"),
+        )
         ordering = ("-id",)
 
     def __str__(self) -> str:

@@ -76,6 +76,8 @@ ENVIRONMENT: dict[str, frozenset[str]] = {
     # Entry points name the settings before anything of Django can be asked.
     "mcpsite/asgi.py": frozenset({"DJANGO_SETTINGS_MODULE"}),
     "manage.py": frozenset({"DJANGO_SETTINGS_MODULE"}),
+    # Stands alone, and is given its token so in a container.
+    "audit/witness.py": frozenset({"LEDGER_WITNESS_TOKEN"}),
     # Below env.py, which imports it: where the desktop standard wants data and sockets to be.
     "mcpsite/datadir.py": frozenset({"XDG_DATA_HOME", "XDG_RUNTIME_DIR"}),
 }

@@ -91,7 +91,7 @@ def test_nobody_else_may(log, settings):
 
 def test_it_takes_the_permission_and_nothing_more(log, settings):
     (signer,) = signers(settings, "w1")
-    assert hand_in(client("view_record", "view_cosignature", "view_contradiction"), log, 1, signer)[0] == 403
+    assert hand_in(client("view_record", "view_head", "view_contradiction"), log, 1, signer)[0] == 403
 
 
 def test_the_permission_reads_no_records(log):

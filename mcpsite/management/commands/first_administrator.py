@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from mcpsite.bootstrap import first_administrator
+from mcpsite.bootstrap import first_administrator, witness_account
 
 
 class Command(BaseCommand):
@@ -18,6 +19,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Print name and password, or who there is already."""
         user, password = first_administrator()
+        if settings.LEDGER_WITNESS_TOKEN:
+            witness_account(raw=settings.LEDGER_WITNESS_TOKEN)
         if password is None:
             self.stdout.write(
                 f"There is an administrator already: {user}. For a new password: manage.py changepassword {user}"
