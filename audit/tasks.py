@@ -40,6 +40,7 @@ def watch_streams(timestamp: int) -> list[str]:
     return changed
 
 
+@app.periodic(cron="* * * * *")
 @app.task(queueing_lock="audit.anchor", name="audit.anchor")
 def anchor(timestamp: int) -> int:
     """Write the newest head to the sinks outside. Returns how many took it."""

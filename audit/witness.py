@@ -719,8 +719,8 @@ def _load_all(signer: Signer) -> None:
 
 
 def _pause(interval: float, failures: int) -> float:
-    """Longer after each failure in a row, up to a minute."""
-    return min(interval * (1 << min(failures, 8)), max(interval, _LONGEST_PAUSE_SECONDS))
+    """Longer after the third failure in a row and each further one, up to a minute."""
+    return min(interval * (1 << min(max(failures - 2, 0), 8)), max(interval, _LONGEST_PAUSE_SECONDS))
 
 
 def _say(level: str, message: str) -> None:

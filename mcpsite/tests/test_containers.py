@@ -42,6 +42,7 @@ GIVEN = {
     "DATABASE_PASSWORD": "site",
     "LEDGER_WRITER_PASSWORD": "writer",
     "LEDGER_SEALER_PASSWORD": "sealer",
+    "LEDGER_WITNESS_TOKEN": "mcps_" + "w" * 43,
     "LEDGER_READER_PASSWORD": "reader",
     "REDIS_PASSWORD": "redis",
 }
@@ -152,8 +153,8 @@ def test_every_container_is_closed_in(name):
 def test_every_image_is_pinned_and_none_runs_as_root(name):
     service = services()[name]
     assert re.fullmatch(r"[a-z/]+:\d[\w.-]*", service["image"])
-    assert ("build" in service) == (name in SITE)
-    assert name in SITE or service["user"] in ("postgres", "valkey")
+    assert ("build" in service) == (name in (*SITE, "witness"))
+    assert name in SITE or service["user"] in ("postgres", "valkey", "10002:10002")
 
 
 def test_only_the_web_port_is_published_and_only_on_this_machine_by_default():
@@ -187,7 +188,7 @@ def test_nothing_starts_before_what_it_needs():
 
 
 def test_what_must_be_kept_is_in_named_volumes():
-    assert set(compose()["volumes"]) == {"postgres", "redis", "metrics", "sealer", "spool"}
+    assert set(compose()["volumes"]) == {"postgres", "redis", "metrics", "sealer", "spool", "witness"}
     mounts = {name: service.get("volumes", []) for name, service in services().items()}
     assert "postgres:/var/lib/postgresql" in mounts["postgres"]
     assert "redis:/data" in mounts["redis"]
@@ -242,6 +243,19 @@ def test_only_the_migrations_know_the_owner_s_password():
         assert knows == (name == "migrate")
         superuser = "super" in environment(service, GIVEN).values()
         assert superuser == (name == "postgres")
+
+
+def test_the_witness_is_another_user_who_knows_nothing_but_its_token():
+    service = services()["witness"]
+    assert environment(service, GIVEN) == {"LEDGER_WITNESS_TOKEN": GIVEN["LEDGER_WITNESS_TOKEN"]}
+    assert service["volumes"] == ["witness:/var/lib/witness"]
+    assert service["networks"] == ["inside"]
+    users = [rest for word, rest in final_stage() if word == "USER"]
+    assert service["user"] not in users
+    made = "--owner=10002 --group=10002 --mode=0700 /var/lib/witness"
+    assert [rest for word, rest in final_stage() if word == "RUN" and made in rest]
+    others = [name for name, each in services().items() if "witness:" in str(each.get("volumes"))]
+    assert others == ["witness"]
 
 
 def test_only_the_sealer_can_be_the_sealer():

@@ -100,6 +100,8 @@ class Stack:
             ("@redis:6379", f"@127.0.0.1:{self.redis_port}"),
             ("/app/", f"{self.app}/"),
             ("/var/lib/mcpsite", str(self.folder / "sealer")),
+            ("/var/lib/witness", str(self.folder / "witness")),
+            ("http://web:8000", f"http://127.0.0.1:{self.port}"),
             ("/run/mcpsite", str(self.folder / "metrics")),
         ):
             value = value.replace(theirs, ours)
@@ -108,7 +110,7 @@ class Stack:
     def command(self, words: list[str]) -> list[str]:
         """The command with this interpreter, and this stack's port."""
         port = {"8000": str(self.port), "python": sys.executable}
-        return [port.get(word, word) for word in words]
+        return [self.here(port.get(word, word)) for word in words]
 
     # --- As `docker compose up` ---
 
@@ -193,6 +195,11 @@ class Stack:
                 self.command(self.services[name]["command"]), cwd=self.app, env=self.environment(name),
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=dying_with_us(),
             )  # fmt: skip
+
+    def stop_one(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.terminate()
+        process.wait(SECONDS)
 
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -288,6 +295,32 @@ def test_all_processes_and_both_workers_are_in_the_metrics(stack):
     wait_for(lambda: metrics(stack).get("mcpsite_processes") == 3, lambda: str(metrics(stack)), 20)
     wait_for(lambda: metrics(stack).get("mcpsite_job_workers") == 2, lambda: str(metrics(stack)), 20)
     assert metrics(stack)["mcpsite_database_up"] == 1
+
+
+def test_the_witness_signs_heads_once_its_key_is_in_the_settings(stack):
+    """As docs/deployment.md says: its account is made with the administrator, its key is put into .env."""
+    assert stack.run("web", "python", "manage.py", "first_administrator").returncode == 0
+    key, restart = witness_start()
+    words = key.removeprefix("docker compose run --rm --no-deps witness ").split()
+    done = stack.run("witness", *words)
+    assert done.returncode == 0, done.stderr
+    assert restart == "docker compose up --detach"
+    stack.given["LEDGER_WITNESSES"] = done.stdout.strip()
+    stack.stop_one("web")
+    stack.start("web")
+    wait_for(stack.is_healthy, lambda: stack.said("web"), SECONDS)
+    stack.start("witness")
+    with psycopg.connect(stack.environment("web")["DATABASE_URL"], autocommit=True) as connection:
+        signed = lambda: connection.execute("SELECT count(*) FROM audit_cosignature").fetchone() != (0,)  # noqa: E731
+        wait_for(signed, lambda: stack.said("witness"), SECONDS)
+    status = stack.run("witness", "python", "-m", "audit.witness", "status", "--state", "/var/lib/witness")
+    assert status.returncode == 0, status.stdout
+
+
+def witness_start() -> list[str]:
+    """The commands of the section on the witness."""
+    page = (ROOT / "docs/deployment.md").read_text(encoding="utf-8").partition("## The witness")[2]
+    return re.search(r"```sh\n(.*?)```", page, re.DOTALL)[1].strip().splitlines()
 
 
 def test_prometheus_may_use_the_name_inside_of_the_network(stack):

@@ -252,7 +252,8 @@ def test_a_port_in_use_is_told_in_one_sentence(site, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "part", ["mcpsite.web", "postgres -D", "valkey-server", "worker jobs", "worker agents", "worker sealer"]
+    "part",
+    ["mcpsite.web", "postgres -D", "valkey-server", "worker jobs", "worker agents", "worker sealer", "audit.witness"],
 )
 def test_what_is_killed_comes_back_within_ten_seconds(site, part):
     before = [pid for pid, line in children(site.process.pid).items() if part in line]
@@ -268,7 +269,7 @@ def test_what_is_killed_comes_back_within_ten_seconds(site, part):
 def test_it_hides_no_child_that_it_did_not_start(site):
     lines = list(children(site.process.pid).values())
     assert sum("mcpsite.web" in line for line in lines) == 2
-    assert len(lines) == 7
+    assert len(lines) == 8
 
 
 @pytest.fixture

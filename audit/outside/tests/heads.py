@@ -1,4 +1,4 @@
-"""Puts the heads of a test's log into the database, as the sealer does."""
+"""Puts the heads of a log where the sealer puts them: into temporary tables that stand before those of the site."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ from django.db import connection
 from audit.outside.models import Contradiction
 from audit.tests.logs import Log
 from audit.witness import Signer
+
+
+def empty() -> None:
+    """Tables without heads, which the site's role may fill, and which go with the transaction."""
+    with connection.cursor() as cursor:
+        for table in ("audit_head", "audit_key", "audit_cosignature", "audit_anchor"):
+            cursor.execute(f"CREATE TEMPORARY TABLE {table} (LIKE public.{table} INCLUDING ALL)")
 
 
 def store(log: Log, first: int = 0) -> None:

@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from moto.server import ThreadedMotoServer
+from procrastinate.contrib.django import app
 from rest_framework.test import APIClient
 
 from access.models import User
@@ -303,6 +304,11 @@ def test_the_newest_head_goes_to_every_sink_once(log, settings, tmp_path, receiv
     api = APIClient()
     api.force_authenticate(root)
     assert len(api.get("/api/v1/audit/anchors/").json()["results"]) == 6
+
+
+def test_a_job_of_every_minute_does_it():
+    found = {name: task.cron for (name, _), task in app.periodic_registry.periodic_tasks.items()}
+    assert found["audit.anchor"] == "* * * * *"
 
 
 def test_an_idle_ledger_is_anchored_once_an_hour(log, settings, tmp_path):
