@@ -101,7 +101,7 @@ class Stack:
             ("/app/", f"{self.app}/"),
             ("/var/lib/mcpsite", str(self.folder / "sealer")),
             ("/var/lib/witness", str(self.folder / "witness")),
-            ("http://web:8000", f"http://127.0.0.1:{self.port}"),
+            ("http://web:8000", f"http://localhost:{self.port}"),
             ("/run/mcpsite", str(self.folder / "metrics")),
         ):
             value = value.replace(theirs, ours)
