@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.db.models.functions import Substr
@@ -19,7 +19,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.safestring import SafeString
 
-from audit.arguments import PERMISSION, Arguments, open_arguments
+from audit.arguments import PERMISSION, Arguments, ReadingRefused, open_arguments
 from audit.doors import ReadOnlyAdmin
 from audit.export.admin import ExportAdmin as ExportAdmin
 from audit.filters import DOORS, LAST, SINCE, SPANS, UNTIL, ByCall, ByResult, ByText, ByTime, chosen, exactly, sought
@@ -27,6 +27,7 @@ from audit.keyset import KeysetChangeList, KeysetPaginator
 from audit.models import Record
 from audit.outside.admin import AnchorAdmin as AnchorAdmin
 from audit.packs.admin import EvidencePackAdmin as EvidencePackAdmin
+from audit.privacy.admin import PrivacyAdmin as PrivacyAdmin
 from audit.story import Story, address_of, milliseconds
 from audit.streams.admin import StreamAdmin as StreamAdmin
 from audit.theme import badge, display
@@ -223,19 +224,23 @@ class RecordAdmin(ReadOnlyAdmin):
         """The story with its arguments, for those who may read them. That they did is on record."""
         if request.method != "POST":
             return HttpResponseRedirect(address_of(object_id))
-        return self._told(request, str(object_id), open_arguments)
+        return self._told(request, str(object_id), request.POST.get("reason", ""))
 
-    def _told(self, request: HttpRequest, object_id: str, opener: Any) -> HttpResponse:
+    def _told(self, request: HttpRequest, object_id: str, reason: str | None) -> HttpResponse:
         record = self.get_object(request, object_id)
         if record is None:
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined,no-any-return]
         if not self.has_view_permission(request, record):
             raise PermissionDenied
         arguments: Arguments | None = None
-        if opener is not None:
+        if reason is not None:
             if not request.user.has_perm(PERMISSION):
                 raise PermissionDenied
-            arguments = opener(request, record)
+            try:
+                arguments = open_arguments(request, record, reason)
+            except ReadingRefused as refused:
+                messages.error(request, str(refused))
+                return HttpResponseRedirect(address_of(record.pk))
         story = Story(request, record, arguments)
         context = {
             **self.admin_site.each_context(request),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import django_filters  # type: ignore[import-untyped]
-from rest_framework import serializers, viewsets
+from drf_spectacular.utils import extend_schema
+from rest_framework import exceptions, serializers, viewsets
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
 
+from audit.arguments import PERMISSION, ReadingRefused, TooManyReadings, open_arguments
 from audit.conditions import Tagged
 from audit.doors import detail_of
 from audit.models import Record
+from audit.opening import KeyDestroyed
 
 
 class HexField(serializers.CharField):
@@ -60,6 +66,46 @@ class RecordFilter(django_filters.FilterSet):  # type: ignore[misc]
         fields: tuple[str, ...] = ()
 
 
+class ReasonSerializer(serializers.Serializer[Any]):
+    """Why somebody reads what is encrypted."""
+
+    reason = serializers.CharField(max_length=500, help_text="It stands in the record of the reading.")
+
+
+class KeptSerializer(serializers.Serializer[Any]):
+    """What the record keeps; null where it keeps nothing. Known secrets are shown as `[secret]`."""
+
+    arguments = serializers.CharField(allow_null=True, source="text", help_text="JSON, indented.")
+    arguments_partial = serializers.BooleanField(source="partial", help_text="Some were dropped by policy.")
+    arguments_proven = serializers.BooleanField(source="proven", help_text="They are what the record commits to.")
+    result = serializers.CharField(allow_null=True, help_text="JSON, indented, unless it was cut.")
+    result_partial = serializers.BooleanField(help_text="It was cut, or secrets in it were masked.")
+    result_proven = serializers.BooleanField(help_text="It is what the record commits to.")
+    masked = serializers.BooleanField()
+
+
+class Gone(exceptions.APIException):
+    """What the record kept was erased."""
+
+    status_code = 410
+    default_code = KeyDestroyed.code
+
+
+class Unreadable(exceptions.APIException):
+    """No key of ours opens it."""
+
+    status_code = 409
+    default_code = "decryption_failed"
+
+
+class NotRead(exceptions.APIException):
+    """Nothing is shown to this reader now."""
+
+    def __init__(self, refused: ReadingRefused) -> None:
+        super().__init__(str(refused), refused.code)
+        self.status_code = 429 if isinstance(refused, TooManyReadings) else 400
+
+
 class RecordViewSet(Tagged, viewsets.ReadOnlyModelViewSet[Record]):
     """What happened: calls, refusals, changes, logins. A record is named by its `rid`."""
 
@@ -69,3 +115,19 @@ class RecordViewSet(Tagged, viewsets.ReadOnlyModelViewSet[Record]):
     lookup_field = "rid"
     lookup_value_converter = "uuid"
     ordering = ("-id",)
+    action_permissions: ClassVar[Any] = {"reading": PERMISSION}
+    further_problems: ClassVar[Any] = {"reading": (409, 410, 429)}
+
+    @extend_schema(summary="Read what a record keeps encrypted", request=ReasonSerializer, responses=KeptSerializer)
+    @action(detail=True, methods=["post"])
+    def reading(self, request: Request, rid: Any = None) -> Response:
+        """Arguments and result, as far as they were kept. That they were read, and why, is recorded first."""
+        asked = ReasonSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        try:
+            opened = open_arguments(request, self.get_object(), asked.validated_data["reason"], "rest")
+        except ReadingRefused as refused:
+            raise NotRead(refused) from refused
+        if opened.problem:
+            raise (Gone if opened.erased else Unreadable)(opened.problem)
+        return Response(KeptSerializer(opened).data, headers={"Cache-Control": "no-store"})

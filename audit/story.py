@@ -20,6 +20,7 @@ from audit.codes import meaning_of
 from audit.doors import changes_of, detail_of
 from audit.filters import DOORS
 from audit.models import Record
+from audit.opening import keys_of
 from audit.places import SOURCE, TOKEN, TOOL, USER, Version, name_of, url_of, version_of
 from audit.theme import badge
 
@@ -60,6 +61,11 @@ class Related:
     record: Record
     url: str
     offset: str
+
+    @property
+    def reason(self) -> str:
+        """Why, where the record gives a reason."""
+        return str(detail_of(self.record).get("reason") or "")
 
 
 @dataclass(frozen=True)
@@ -187,8 +193,26 @@ class Story:
 
     @property
     def sealed(self) -> bool:
-        """Whether the record commits to arguments; of a call with effects, the intent does."""
-        return self.record.args_commit is not None
+        """Whether the record commits to arguments or a result; of a call with effects, the intent has the former."""
+        return self.record.args_commit is not None or self.record.result_commit is not None
+
+    @cached_property
+    def keeps_nothing(self) -> str:
+        """Why nothing can be read any more, when the data key was destroyed."""
+        row = keys_of([self.record]).get(self.record.key_id or "")
+        if row is None or row.destroyed_at is None:
+            return ""
+        return f"What this record kept was erased on {row.destroyed_at:%Y-%m-%d}. It still verifies."
+
+    @property
+    def shown(self) -> str:
+        """What the tool's policy shows of the arguments, indented."""
+        return json.dumps(json.loads(self.record.shown), indent=2, ensure_ascii=False) if self.record.shown else ""
+
+    @property
+    def has_result(self) -> bool:
+        """Whether the record commits to a result."""
+        return self.record.result_commit is not None
 
     @property
     def may_read_arguments(self) -> bool:
@@ -197,9 +221,9 @@ class Story:
 
     @property
     def readings(self) -> list[Related]:
-        """Who has read the arguments before."""
+        """Who has read them before, and why."""
         found = Record.objects.filter(object_type=type_of(Record), object_id=str(self.record.rid)).order_by("-id")
-        return [self._related(each) for each in found.defer("detail", "ct")[:_MOST_RELATED]]
+        return [self._related(each) for each in found.defer("ct")[:_MOST_RELATED]]
 
     # --- What happened --------------------------------------------------------------------------------------------
 

@@ -325,6 +325,13 @@ CALL_TIMEOUT_SECONDS = env.integer(
     minimum=1,
     maximum=600,
 )
+ARGUMENT_READS_PER_HOUR = env.integer(
+    "ARGUMENT_READS_PER_HOUR",
+    "How often a person may decrypt what records keep, or search it, within an hour; 0: as often as needed.",
+    100,
+    minimum=0,
+    maximum=100_000,
+)
 RECORDED_ARGUMENTS = env.choice(
     "RECORDED_ARGUMENTS",
     "What the ledger keeps of arguments where no policy of a tool or data source says it.",

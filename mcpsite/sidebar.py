@@ -62,6 +62,7 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
         "Activity",
         (
             Place("Records", "receipt_long", "audit.Record", "refused"),
+            Place("Privacy", "shield_person", "audit.DataKey"),
             Place("Exports", "download", "audit.Export"),
             Place("Evidence packs", "inventory_2", "audit.EvidencePack"),
             Place("Streams", "cell_tower", "audit.Stream"),

@@ -16,6 +16,7 @@ from audit import api as audit_api
 from audit.export.api import ExportViewSet
 from audit.outside import api as outside_api
 from audit.packs.api import EvidencePackViewSet
+from audit.privacy import api as privacy_api
 from audit.proofs import api as proofs_api
 from audit.retention import api as retention_api
 from audit.streams import api as streams_api
@@ -59,6 +60,8 @@ resources.register("audit/records", audit_api.RecordViewSet, "record")
 resources.register("audit/streams", streams_api.StreamViewSet, "stream")
 resources.register("audit/stream", streams_api.PullViewSet, "pull")
 resources.register("audit/exports", ExportViewSet, "export")
+resources.register("audit/erasures", privacy_api.ErasureViewSet, "erasure")
+resources.register("audit/occurrences", privacy_api.OccurrenceViewSet, "occurrence")
 resources.register("audit/contradictions", outside_api.ContradictionViewSet, "contradiction")
 resources.register("audit/anchors", outside_api.AnchorViewSet, "anchor")
 resources.register("audit/heads", proofs_api.HeadViewSet, "head")

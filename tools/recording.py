@@ -11,10 +11,8 @@ The most specific rule wins.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -22,6 +20,7 @@ from django.conf import settings
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from audit.datakeys import Subject
+from audit.subjects import subject_hash as subject_hash
 
 Treatment = Literal["clear", "last4", "domain", "length", "encrypted", "dropped"]
 
@@ -154,12 +153,6 @@ def compiled(policy: Policy, key: bytes) -> Recording | None:
         subject,
         lambda kind, value: subject_hash(key, kind, value),
     )
-
-
-@lru_cache(maxsize=4096)
-def subject_hash(key: bytes, kind: str, value: str) -> str:
-    """What stands for a value in the table of keys: HMAC-SHA-256, which nobody can guess back without the key."""
-    return hmac.digest(key, f"{kind}\0{value}".encode("utf-8", "replace"), "sha256").hex()
 
 
 def _steps(name: str) -> tuple[str, ...]:

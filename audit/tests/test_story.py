@@ -205,7 +205,7 @@ def test_whoever_may_not_see_records_sees_none():
     made = make_record(tool="secret_tool")
     client = client_of("dora", "view_tool", "read_arguments")
     assert client.get(address(made)).status_code == 403
-    assert client.post(address(made, "arguments")).status_code == 403
+    assert client.post(address(made, "arguments"), {"reason": "case 7"}).status_code == 403
     assert Client().get(address(made)).status_code == 302
 
 
@@ -216,7 +216,7 @@ def test_arguments_are_shown_on_request_to_who_may_read_them_and_that_is_on_reco
     made = make_record(tool="t", arguments=b'{"name":"canary-1234"}')
     client = client_of("ada", "view_record", "read_arguments")
     assert "canary" not in story(client, made)
-    answer = client.post(address(made, "arguments"))
+    answer = client.post(address(made, "arguments"), {"reason": "case 7"})
     page = html.unescape(answer.content.decode())
     assert '"name": "canary-1234"' in page
     assert "what the record commits to" in page
@@ -231,7 +231,7 @@ def test_arguments_are_hidden_from_who_may_only_see_records():
     made = make_record(tool="t", arguments=b'{"name":"canary-1234"}')
     client = client_of("ada", "view_record")
     assert "needs the permission" in story(client, made)
-    answer = client.post(address(made, "arguments"))
+    answer = client.post(address(made, "arguments"), {"reason": "case 7"})
     assert answer.status_code == 403
     assert "canary" not in answer.content.decode()
     assert not Record.objects.filter(code="arguments_read", object_id=str(made.rid)).exists()
@@ -245,13 +245,13 @@ def test_following_the_address_of_arguments_opens_nothing():
 
 def test_arguments_that_were_not_kept_are_said_not_to_be():
     made = make_record(kind="denied", arguments=b'{"long":"text"}', keeps_arguments=False)
-    assert "They were not kept" in make_root().post(address(made, "arguments")).content.decode()
+    assert "They were not kept" in make_root().post(address(made, "arguments"), {"reason": "case 7"}).content.decode()
 
 
 def test_arguments_of_a_lost_key_are_said_to_be_unreadable(monkeypatch):
     made = make_record(arguments=b"{}")
     monkeypatch.setattr("keyring.fields.ring", lambda: keys.KeyRing({"other": b"x" * 32}))
-    page = html.unescape(make_root().post(address(made, "arguments")).content.decode())
+    page = html.unescape(make_root().post(address(made, "arguments"), {"reason": "case 7"}).content.decode())
     assert "cannot be decrypted" in page
     assert "not in the key ring" in page
 
@@ -261,7 +261,7 @@ def test_arguments_that_do_not_fit_their_commitment_are_said_to_be_changed(rf):
     made.args_commit = b"\0" * 32
     request = rf.get("/")
     request.user = User.objects.create_superuser("root")
-    assert open_arguments(request, made).proven is False
+    assert open_arguments(request, made, "case 7").proven is False
 
 
 def test_a_code_is_a_sentence():

@@ -1,0 +1,1 @@
+"""What people may ask about the data that records keep: erase a person, read a payload, find a value."""
