@@ -77,7 +77,7 @@ def open_arguments(request: Any, record: Record, reason: str, door: str = "admin
         may_read_now(reason, request, actor)
         record_event(
             Record.Kind.SYSTEM,
-            READ,
+            "arguments_read",
             door=door,
             request=request,
             actor=actor,
