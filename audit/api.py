@@ -66,7 +66,7 @@ class RecordFilter(django_filters.FilterSet):  # type: ignore[misc]
         fields: tuple[str, ...] = ()
 
 
-class ReasonSerializer(serializers.Serializer[Any]):
+class ReadingSerializer(serializers.Serializer[Any]):
     """Why somebody reads what is encrypted."""
 
     reason = serializers.CharField(max_length=500, help_text="It stands in the record of the reading.")
@@ -118,11 +118,11 @@ class RecordViewSet(Tagged, viewsets.ReadOnlyModelViewSet[Record]):
     action_permissions: ClassVar[Any] = {"reading": PERMISSION}
     further_problems: ClassVar[Any] = {"reading": (409, 410, 429)}
 
-    @extend_schema(summary="Read what a record keeps encrypted", request=ReasonSerializer, responses=KeptSerializer)
+    @extend_schema(summary="Read what a record keeps encrypted", request=ReadingSerializer, responses=KeptSerializer)
     @action(detail=True, methods=["post"])
     def reading(self, request: Request, rid: Any = None) -> Response:
         """Arguments and result, as far as they were kept. That they were read, and why, is recorded first."""
-        asked = ReasonSerializer(data=request.data)
+        asked = ReadingSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         try:
             opened = open_arguments(request, self.get_object(), asked.validated_data["reason"], "rest")
