@@ -20,7 +20,7 @@ from audit.doors import OwnFiltersOnly
 from audit.export.asking import ExportRefused, ask_for_export, cancel_export, delete_export, may_read
 from audit.export.download import download
 from audit.export.models import Export
-from audit.export.scope import KNOWN, BadScope, read, words_for
+from audit.export.scope import KNOWN, TIMES, BadScope, moment, read, words_for
 from audit.theme import badge, display
 
 COLOURS = {
@@ -151,7 +151,11 @@ class ArchiveAdmin(OwnFiltersOnly):
 
     def told(self, export: Export) -> list[tuple[str, str]]:
         """The scope, as names and values."""
-        return [(words_for(name).capitalize(), export.scope[name]) for name in KNOWN if name in export.scope]
+        times = {
+            name: f"{moment(name, export.scope[name]):%Y-%m-%d %H:%M:%S}" for name in TIMES if name in export.scope
+        }
+        values = {**export.scope, **times}
+        return [(words_for(name).capitalize(), values[name]) for name in KNOWN if name in values]
 
     def cancel_view(self, request: HttpRequest, pk: Any) -> HttpResponse:
         """Give it up."""

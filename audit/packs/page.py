@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -98,7 +99,7 @@ def index_page(
             "population": population,
             "calls": fates["done"] + fates["failed"] + fates["refused"],
             "fates": [(fate, _LABELS[fate], fates[fate]) for fate in _STACK],
-            "chart": chart_of(population),
+            "chart": chart_of(population, scope.since.date(), (scope.until - timedelta(microseconds=1)).date()),
             "tools": _tools(population),
             "more_tools": max(0, len(population.by_tool) - _MOST_ROWS),
             "refused_rows": known["refused"][:_MOST_ROWS],
@@ -112,17 +113,17 @@ def index_page(
             "samples": samples,
             "unproven": sum(not each.proven for each in samples),
             "verdict": verdict,
+            "findings": Counter(f"{each['verdict']}: {each['what']}" for each in verdict["findings"]).most_common(10),
             "verdict_good": verdict["verdict"] == "OK",
             "unsealed": counted.unsealed,
         },
     )
 
 
-def chart_of(population: Population) -> Chart | None:
-    """Bars without gaps; of a long period each bar is several days."""
+def chart_of(population: Population, first: date, last: date) -> Chart | None:
+    """Bars from the first to the last day without gaps; of a long period each bar is several days."""
     if not population.by_day:
         return None
-    first, last = min(population.by_day), max(population.by_day)
     days = -(-((last - first).days + 1) // _MOST_BARS)
     sums: dict[int, dict[str, int]] = {}
     for day, counts in population.by_day.items():
@@ -154,7 +155,9 @@ def _tools(population: Population) -> list[tuple[str, dict[str, int]]]:
 
 
 def _rows(access: Access) -> list[Row]:
-    found: dict[tuple[str, str], list[Reach]] = {}
+    """Each tool once, however many grants lead to it."""
+    found: dict[tuple[str, str], dict[str, Reach]] = {}
     for each in access.reaches:
-        found.setdefault((each.user, each.role), []).append(each)
-    return [Row(user, tools[0].program, role, tuple(tools)) for (user, role), tools in sorted(found.items())]
+        found.setdefault((each.user, each.role), {})[each.tool] = each
+    shown = ((user, role, tuple(tools.values())) for (user, role), tools in sorted(found.items()))
+    return [Row(user, tools[0].program, role, tools) for user, role, tools in shown]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
@@ -88,6 +90,18 @@ class Visitor:
         self.page.locator(f"[name={field}] + .select2").click()
         self.page.locator(".select2-search__field").last.fill(text)
         self.page.locator(".select2-results__option", has_text=text).first.click()
+
+    def unpack(self, place: Path) -> Path:
+        """The archive that the page offers as soon as it is ready, unpacked into `place`."""
+        link = self.page.locator("a[download]")
+        link.wait_for(timeout=60_000)
+        with self.page.expect_download() as found:
+            link.click()
+        archive = place.with_suffix(".zip")
+        found.value.save_as(archive)
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(place)
+        return place
 
     def looks_right(self) -> None:
         """No complaint so far, no serious fault of accessibility in light or dark, and no sideways scrolling."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 import base64
 import json
 import math
+import random
 import re
 import struct
 import sys
+import tempfile
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +22,11 @@ from typing import Any
 
 import psycopg
 from playwright.sync_api import Browser
+from psycopg.rows import dict_row
 
+from audit.entry import COLUMNS, INSERT, leaf_of, mac_of, uuid7
+from audit.verify import fields_of, time_text
+from keyring.keys import KeyRing, parse
 from mcpsite.datadir import OWNER_ROLE, DataDir
 from mcpsite.tests.browser.chromium import NARROW, WIDE, Scheme, Visitor, chromium
 from mcpsite.tests.browser.test_first_day import adds_a_data_source, checks_and_synchronises_it
@@ -56,21 +62,18 @@ REFUSED: list[tuple[str, str, dict[str, Any]]] = [
 ]
 ROUNDS = 6
 
-# What was called is put into the hours before as well. These copies exist in this installation only.
-_COPY = """
-INSERT INTO audit_record ({columns})
-SELECT {values} FROM (
-    SELECT * FROM audit_record
-    WHERE kind IN ('call', 'denied', 'invalid') AND door = 'mcp' AND at > now() - interval '50 minutes'
-    ORDER BY md5(rid::text || %(hour)s) LIMIT %(many)s
-) AS one
-WHERE one.at - %(back)s >= date_trunc('month', now())
+# What was called is put into the hours before as well: written with the keys of the installation, so that it is sealed.
+_SOME = """
+SELECT {columns} FROM audit_record
+WHERE kind IN ('call', 'denied', 'invalid') AND door = 'mcp' AND at > now() - interval '50 minutes'
+ORDER BY md5(rid::text || %(hour)s) LIMIT %(many)s
 """
-_CHANGED = {
-    "rid": "gen_random_uuid()",
-    "call_id": "gen_random_uuid()",
-    "at": "one.at - %(back)s - random() * interval '50 minutes'",
-    "total_us": "(one.total_us * (0.6 + random()))::int",
+_JSON: dict[str, Callable[[Any], Any]] = {
+    "uuid": str,
+    "timestamptz": time_text,
+    "text": str,
+    "bigint": int,
+    "bytea": lambda raw: bytes(raw).hex(),
 }
 
 
@@ -78,19 +81,32 @@ def let_a_day_go_by(site: Site) -> None:
     """Calls by several people, made now, and their like in the hours before."""
     for who, tool, arguments in [*REFUSED, *CALLS * ROUNDS]:
         call(site, site.tokens[who], tool, arguments)
-    with psycopg.connect(DataDir(site.up.data).database_url(OWNER_ROLE)) as connection:
-        found = connection.execute(
-            "SELECT attname FROM pg_attribute"
-            " WHERE attrelid = 'audit_record'::regclass AND attnum > 0 AND NOT attisdropped AND attname <> 'id'"
-        )
-        columns = [name for (name,) in found]
-        values = ", ".join(_CHANGED.get(name, f"one.{name}") for name in columns)
-        copy = _COPY.format(columns=", ".join(columns), values=values)
+    data = DataDir(site.up.data)
+    keys = parse(data.secret("encryption_keys"))
+    names = ", ".join(name for name, _ in COLUMNS)
+    with psycopg.connect(data.database_url(OWNER_ROLE), row_factory=dict_row) as connection:
+        now = datetime.now(UTC)
+        month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         for hour in range(1, 24):
-            at = datetime.now(UTC) - timedelta(hours=hour)
+            back = timedelta(hours=hour)
             # Most at noon, hardly any at night.
-            many = round(6 + 70 * math.exp(-((at.hour - 12.5) ** 2) / 16))
-            connection.execute(copy.encode(), {"hour": hour, "many": many, "back": timedelta(hours=hour)})
+            many = round(6 + 70 * math.exp(-(((now - back).hour - 12.5) ** 2) / 16))
+            found = connection.execute(_SOME.format(columns=names).encode(), {"hour": str(hour), "many": many})
+            for one in found.fetchall():
+                at = one["at"] - back - timedelta(minutes=50) * random.random()
+                if at >= month:
+                    write_again(connection, keys, {**one, "at": at})
+
+
+def write_again(connection: psycopg.Connection[Any], keys: KeyRing, values: dict[str, Any]) -> None:
+    """The like of a record at another time, as a writer of the installation would write it."""
+    took = values["total_us"]
+    values |= {"rid": uuid7(), "call_id": uuid7(), "writer_seq": None}
+    values["total_us"] = None if took is None else round(took * (0.6 + random.random()))
+    fields = fields_of({name: None if values[name] is None else _JSON[kind](values[name]) for name, kind in COLUMNS})
+    leaf = leaf_of(tuple(fields))
+    row = [*(values[name] for name, _ in COLUMNS), leaf, mac_of(keys, leaf, values["writer_id"], None)]
+    connection.execute(f"{INSERT}({', '.join(['%s'] * len(row))})".encode(), row)
 
 
 def call(site: Site, token: str, tool: str, arguments: dict[str, Any]) -> None:
@@ -178,6 +194,22 @@ def run_an_agent(visitor: Visitor) -> None:
     page.locator("#run-answer").wait_for()
 
 
+def export_records(visitor: Visitor) -> None:
+    """From the list to the archive."""
+    visitor.page.get_by_role("link", name="Export what is listed").click()
+    visitor.page.get_by_role("button", name="Make the export").click()
+    visitor.page.locator("a[download]").wait_for(timeout=60_000)
+
+
+def open_a_pack(visitor: Visitor) -> None:
+    """The page of an evidence pack, as it opens at home."""
+    page = visitor.page
+    page.get_by_role("button", name="This month so far").click()
+    page.get_by_label("Seed").fill("november")
+    page.get_by_role("button", name="Make the pack").click()
+    page.goto((visitor.unpack(Path(tempfile.mkdtemp())) / "index.html").as_uri())
+
+
 def connect_a_client(visitor: Visitor) -> None:
     """What to paste where, without a token."""
     follow("#result_list a:text-is('support')")(visitor)
@@ -208,6 +240,8 @@ PICTURES = [
     Picture("records-phone", RECORDS, size=NARROW),
     Picture("record", f"{RECORDS}?kind__exact=call&tool=get_order", follow("#result_list a")),
     Picture("record-denied", f"{RECORDS}?kind__exact=denied", follow("#result_list a")),
+    Picture("export", f"{RECORDS}?last=24h&decision=deny", export_records),
+    Picture("evidence-pack", "/admin/audit/evidencepack/add/", open_a_pack),
     Picture("agent-run", "/admin/agents/agent/", run_an_agent),
     Picture("connect", "/admin/tools/toolset/", connect_a_client),
     Picture("api", "/api/docs/", open_the_tools),

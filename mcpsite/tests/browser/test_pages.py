@@ -26,10 +26,18 @@ FORMS = [
     "/admin/access/role/add/",
     "/admin/access/apitoken/add/",
     "/admin/agents/agent/add/",
+    "/admin/audit/export/add/?tool=find_customer&last=24h",
+    "/admin/audit/evidencepack/add/",
     "/admin/password_change/",
 ]
 PAGES = ["/", "/admin/", *LISTS, *FORMS]
-NARROW_PAGES = ["/admin/", "/admin/tools/tool/", "/admin/access/role/add/", "/admin/audit/record/"]
+NARROW_PAGES = [
+    "/admin/",
+    "/admin/tools/tool/",
+    "/admin/access/role/add/",
+    "/admin/audit/record/",
+    "/admin/audit/evidencepack/add/",
+]
 LARGEST_MB = 150
 
 
