@@ -659,11 +659,16 @@ def read_witness(path: str) -> tuple[Witnessed, list[str]]:
         raise Unusable(f"{path} holds no head of a witness: {error}") from error
 
 
-def check_witnessed(report: Report, kept: Witnessed, found: Head | None, newest: int | None, trust: Trust) -> None:
+def check_witnessed(
+    report: Report, kept: Witnessed, found: Head | None, newest: int | None, trust: Trust, origin: str | None
+) -> None:
     """Compare the head that a witness keeps with what the ledger has under its number."""
     head = kept.head
+    if origin is not None and head.origin != origin:
+        report.find(MODIFIED, f"the witness's head is of another ledger: {head.origin}", head=head.number)
+        return
     try:
-        if not check_note(kept.note, trust.known.values()):
+        if not check_note(kept.note, trust.known.values()) and found is not None:
             report.find(MODIFIED, "the witness's head is not signed by a key of this ledger", head=head.number)
             return
     except NoteError as error:
@@ -1822,7 +1827,7 @@ class Verification:
             except NoteError:
                 return  # reported with the heads
         newest = self._database.value("SELECT max(number) FROM audit_head")
-        check_witnessed(self.report, kept, found, newest, self._trust)
+        check_witnessed(self.report, kept, found, newest, self._trust, self._signers.origin)
 
     def _check_cosignatures(self) -> int:
         if not self._trust.witnesses:
@@ -2126,7 +2131,8 @@ class ExportCheck:
             if newest is not None and newest >= kept.head.number and kept.head.number not in self._heads:
                 self.report.note(f"The export does not hold head {kept.head.number}, which the witness keeps.")
             else:
-                check_witnessed(self.report, kept, self._heads.get(kept.head.number), newest, self._trust)
+                found = self._heads.get(kept.head.number)
+                check_witnessed(self.report, kept, found, newest, self._trust, self._signers.origin)
         self._trust.explain(self.report, self._signers.used)
         return self.report
 
@@ -2344,7 +2350,7 @@ def _with_witness(report: Report, head: Head | None, options: Options, trust: Tr
     if options.witness and head:
         kept, _ = read_witness(options.witness)
         if kept.head.number == head.number:
-            check_witnessed(report, kept, head, head.number, trust)
+            check_witnessed(report, kept, head, head.number, trust, head.origin)
         else:
             report.note(
                 f"The witness keeps head {kept.head.number}, the proof has head {head.number}:"
