@@ -84,6 +84,10 @@ MEANINGS: Mapping[str, str] = {
     "too_many_readings": "this person has read as often as `ARGUMENT_READS_PER_HOUR` allows (429)",
     "unknown_subject": "there is neither an account nor a record of this user (404)",
     "erasure_refused": "nothing was erased: there is no reason given, or no key left (400)",
+    "ledger_verified": "the ledger was verified, and is as it was sealed; the detail says what was looked at",
+    "ledger_faulty": (
+        "the ledger was verified, and is not as it was sealed; the detail has the verdict and the first findings"
+    ),
     "keys_rotated": "stored secrets were encrypted anew",
     "stream_moved": "the place of a stream was set to another time; `detail` says from where to where",
     "stream_gap_acknowledged": "somebody took note that a stream had missed records",

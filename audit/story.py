@@ -12,6 +12,7 @@ from typing import Any
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from audit.arguments import PERMISSION, Arguments
@@ -22,6 +23,7 @@ from audit.filters import DOORS
 from audit.models import Record
 from audit.opening import keys_of
 from audit.places import SOURCE, TOKEN, TOOL, USER, Version, name_of, url_of, version_of
+from audit.proofs.documents import Sealing, sealing_of
 from audit.theme import badge
 
 _MOST_RELATED = 20
@@ -297,6 +299,28 @@ class Story:
         rows = Record.objects.filter(beyond, near, actor=self.record.actor).order_by(*order)
         found = rows.values_list("pk", flat=True).first()
         return "" if found is None else address_of(found)
+
+    # --- Proof ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def sealing(self) -> Sealing | None:
+        """Its place in the tree; None until it is sealed."""
+        return sealing_of(self.record)
+
+    @property
+    def proof(self) -> list[Fact]:
+        """When it was sealed, where, and who signed that."""
+        if self.sealing is None:
+            return []
+        head, zone = self.sealing.head, timezone.get_current_timezone()
+        return list(
+            _known(
+                Fact("Sealed", f"{head.sealed_at.astimezone(zone):%-d %B %Y, %H:%M:%S.%f %Z}"),
+                Fact("Place in the tree", f"{self.sealing.seq:,}", code=True),
+                Fact("First head over it", f"{head.number:,}", reverse("head-detail", args=(head.number,)), code=True),
+                Fact("Cosigned by", ", ".join(self.sealing.witnesses)),
+            )
+        )
 
     # --- Evidence ---------------------------------------------------------------------------------------------------
 

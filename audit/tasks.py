@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime, timedelta
 
+from django.utils import timezone
 from procrastinate.contrib.django import app
 
 import audit.export.tasks
@@ -12,6 +14,8 @@ from audit import reconcile
 from audit.outside import anchoring
 from audit.retention.partitions import prepare
 from audit.streams.steering import watch
+from audit.verify import OK
+from audit.verifying import verify_installation
 
 logger = logging.getLogger("audit.tasks")
 
@@ -45,3 +49,24 @@ def watch_streams(timestamp: int) -> list[str]:
 def anchor(timestamp: int) -> int:
     """Write the newest head to the sinks outside. Returns how many took it."""
     return anchoring.anchor_all()
+
+
+@app.periodic(cron="41 2 * * *")
+@app.task(queueing_lock="audit.verify", lock="audit.verify", name="audit.verify")
+def verify_newest(timestamp: int) -> str:
+    """Verify what was recorded in the last 25 hours. Returns the verdict."""
+    return _verify(timezone.now() - timedelta(hours=25))
+
+
+@app.periodic(cron="11 4 * * 0")
+@app.task(queueing_lock="audit.verify_all", lock="audit.verify", name="audit.verify_all")
+def verify_everything(timestamp: int) -> str:
+    """Verify the whole ledger. Returns the verdict."""
+    return _verify(None)
+
+
+def _verify(since: datetime | None) -> str:
+    report = verify_installation(door="job", since=since)
+    if report.verdict != OK:
+        logger.critical("the ledger is not as it was sealed: %s", report)
+    return report.verdict

@@ -86,6 +86,8 @@ _LISTED = (
     Family("mcpsite_stream_lag_records", "gauge", "Sealed records that are not acknowledged yet.", ("stream",)),
     Family("mcpsite_stream_lag_seconds", "gauge", "Age of the first of them.", ("stream",)),
     Family("mcpsite_stream_alarm", "gauge", "1 when the stream has an alarm.", ("stream",)),
+    Family("mcpsite_ledger_faults", "gauge", "Faults that the newest verification found, by its scope.", ("scope",)),
+    Family("mcpsite_ledger_verified_seconds", "gauge", "How long ago that was.", ("scope",)),
     Family("mcpsite_build_info", "gauge", "Always 1.", ("version", "python")),
 )  # fmt: skip
 FAMILIES = {family.name: family for family in _LISTED}
@@ -214,6 +216,10 @@ _WORKERS = "SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat > no
 
 
 _UNKNOWN = "SELECT found FROM audit_mark WHERE name = 'intents'"
+_VERIFIED = """
+SELECT substr(name, 10), found, extract(epoch FROM now() - at)::float FROM audit_mark
+WHERE name IN ('verified-all', 'verified-part')
+"""
 
 
 async def jobs(conninfo: str) -> Samples:
@@ -236,6 +242,7 @@ async def _jobs(conninfo: str) -> Samples:
         workers = await (await connection.execute(_WORKERS)).fetchone()
         unknown = await (await connection.execute(_UNKNOWN)).fetchone()
         streams = [Standing(*row) for row in await (await connection.execute(STANDING)).fetchall()]
+        verified = await (await connection.execute(_VERIFIED)).fetchall()
     return {
         "mcpsite_database_up": {(): [1]},
         "mcpsite_jobs": {(queue, state): [count] for queue, state, count, *_ in (*active, *finished)},
@@ -246,6 +253,8 @@ async def _jobs(conninfo: str) -> Samples:
         "mcpsite_stream_lag_records": {(each.name,): [each.lag_records] for each in streams},
         "mcpsite_stream_lag_seconds": {(each.name,): [each.lag_seconds] for each in streams},
         "mcpsite_stream_alarm": {(each.name,): [int(bool(each.alarm))] for each in streams},
+        "mcpsite_ledger_faults": {(scope,): [found] for scope, found, _ in verified},
+        "mcpsite_ledger_verified_seconds": {(scope,): [age] for scope, _, age in verified},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection
@@ -61,6 +62,27 @@ def newest_head() -> Head | None:
 def first_head_over(seq: int) -> Head | None:
     """The head that sealed the leaf."""
     return Head.objects.filter(size__gt=seq).order_by("size", "number").first()
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """Where the record stands in the tree, and who signed that: the sealer with `head`, and these witnesses."""
+
+    seq: int
+    head: Head
+    witnesses: tuple[str, ...]
+
+
+def sealing_of(record: Record) -> Sealing | None:
+    """When and how the record was sealed; None while it is not."""
+    seq = seq_of(record)
+    head = None if seq is None else first_head_over(seq)
+    if seq is None or head is None:
+        return None
+    with connection.cursor() as cursor:
+        # A later head covers the record as well.
+        cursor.execute("SELECT DISTINCT witness FROM audit_cosignature WHERE head >= %s ORDER BY 1", [head.number])
+        return Sealing(seq, head, tuple(witness for (witness,) in cursor.fetchall()))
 
 
 def keys() -> list[str]:
