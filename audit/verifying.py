@@ -32,7 +32,7 @@ def verify_installation(
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
 ) -> Report:
     """The report, which is on record by then. Raises Unusable when nothing could be told."""
-    options = Options((*keys, *settings.LEDGER_WITNESSES), witness, since, until, jobs, _mac_keys(), progress)
+    options = Options((*keys, *map(str, settings.LEDGER_WITNESSES)), witness, since, until, jobs, _mac_keys(), progress)
     report = verify_database(conninfo(settings.LEDGER_DATABASES["reader"]), options)
     told = report.as_json(_LISTED)
     detail = {**told, "since": since and since.isoformat(), "until": until and until.isoformat()}

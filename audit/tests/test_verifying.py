@@ -41,7 +41,7 @@ def ledger(monkeypatch, django_db_setup):
 
 def last() -> tuple[str, dict[str, object]]:
     record = Record.objects.filter(kind="system").latest("pk")
-    return record.code, json.loads(record.detail)
+    return record.code, json.loads(record.detail or "")
 
 
 def test_a_whole_ledger_is_said_to_be_whole(ledger):

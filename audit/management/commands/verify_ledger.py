@@ -31,15 +31,16 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Say what was found. Ends with 1 for faults, and when nothing could be told."""
-        names = ("since", "until", "witness")
         watched = sys.stderr.isatty() and not options["json"]
         try:
             report = verify_installation(
                 door="command",
+                since=options["since"],
+                until=options["until"],
                 keys=tuple(options["key"]),
+                witness=options["witness"],
                 jobs=max(options["jobs"], 1),
-                **{name: options[name] for name in names},
-                **({"progress": self._progress} if watched else {}),
+                progress=self._progress if watched else _quiet,
             )
         except (Unusable, NoteError) as error:
             raise CommandError(f"{error}.") from error
@@ -52,3 +53,7 @@ class Command(BaseCommand):
     def _progress(self, what: str, done: int, total: int) -> None:
         self.stderr.write(f"\r\033[K{what}: {done:,} of {total:,}", ending="")
         self.stderr.flush()
+
+
+def _quiet(what: str, done: int, total: int) -> None:
+    """Nobody watches."""
