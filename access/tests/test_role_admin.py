@@ -16,6 +16,7 @@ from access.permission_table import groups_of
 from access.reach import reach_of_grants, reach_of_role, reach_of_user
 from access.snapshot import _load
 from audit.models import Record
+from audit.subjects import subject_key
 from tools.definitions import publish
 from tools.models import DataSource, Tool, Toolset
 
@@ -96,7 +97,7 @@ def test_a_preview_is_what_calls_are_decided_by_once_the_form_is_saved():
     }
     client.post(reverse("admin:access_role_change", args=(role.pk,)), form(role, *rows))
     assert role.grants.count() == 3
-    assert shown == dict(_load(None).grants[role.pk]) == {"one": 70, two.name: 600}
+    assert shown == dict(_load(None, subject_key()).grants[role.pk]) == {"one": 70, two.name: 600}
 
 
 def test_a_change_of_the_budget_is_shown():
@@ -234,7 +235,7 @@ def test_what_is_shown_of_a_user_is_what_the_snapshot_decides_by():
         role = Role.objects.create(name=name)
         Grant.objects.create(role=role, **values)
         emil.groups.add(role)
-    snapshot = _load(None)
+    snapshot = _load(None, subject_key())
     decided = {
         name: max(snapshot.grants[role].get(name, 0) for role in snapshot.members[emil.pk].roles)
         for name in ("one", "two")
