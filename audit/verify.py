@@ -642,8 +642,10 @@ class Witnessed(NamedTuple):
 
 
 def read_witness(path: str) -> tuple[Witnessed, list[str]]:
-    """The head that a file keeps (a signed note, or JSON with one), and the keys that it holds. Raises Unusable."""
-    text = _read_text(path)
+    """The head that a file keeps, and the keys that it holds: a signed note, JSON with one, or the lines of an anchor,
+    of which the last whole one counts. Raises Unusable.
+    """
+    text = _last_line(_read_text(path))
     keys: list[str] = []
     if text.lstrip().startswith("{"):
         document = _json(text, path)
@@ -657,6 +659,12 @@ def read_witness(path: str) -> tuple[Witnessed, list[str]]:
         return Witnessed(parse_head(note.text), note), keys
     except NoteError as error:
         raise Unusable(f"{path} holds no head of a witness: {error}") from error
+
+
+def _last_line(text: str) -> str:
+    """Of lines of JSON the last one that is whole; any other text as it is."""
+    lines = [line for line in text.splitlines() if line.startswith("{") and line.endswith("}") and len(line) > 2]
+    return lines[-1] if lines else text
 
 
 def check_witnessed(
@@ -2402,7 +2410,9 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--key", action="append", default=[], metavar="VKEY", help="a public key that you trust")
     common.add_argument("--keys", metavar="FILE", help="a file with keys that you trust, one a line")
-    common.add_argument("--witness", metavar="FILE", help="the state of a witness, or a head that you kept")
+    common.add_argument(
+        "--witness", "--anchor", metavar="FILE", help="the state of a witness, an anchor, or a head that you kept"
+    )
     common.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="processes at work")
     common.add_argument("--json", action="store_true", help="answer with JSON")
     commands = parser.add_subparsers(dest="command", required=True)

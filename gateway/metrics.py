@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from audit.histogram import BOUNDS_US, Histogram
 from audit.ledger import Ledger
+from audit.outside.ages import AGES, expected
 from audit.streams.steering import STANDING, Standing
 from gateway.feed import Feed
 from gateway.limits import Budgets
@@ -70,6 +71,9 @@ _LISTED = (
     Family("mcpsite_ledger_spooled", "gauge", "Records in spools, which the database has not taken yet."),
     Family("mcpsite_ledger_spool_rows", "counter", "Records that went to a spool."),
     Family("mcpsite_outcomes_unknown", "counter", "Calls with effects of which nobody knows what became of them."),
+    Family("mcpsite_witness_age_seconds", "gauge", "Since the last signature of a witness.", ("witness",)),
+    Family("mcpsite_anchor_age_seconds", "gauge", "Since a head was last written to a place outside.", ("sink",)),
+    Family("mcpsite_ledger_contradictions", "gauge", "Heads held against the ledger that no break explains."),
     Family("mcpsite_ledger_available", "gauge", "1 when every process can write the ledger.", join=min),
     Family("mcpsite_budget_requests", "counter", "Answers of budgets, by whose bucket it was.", ("bucket", "outcome")),
     Family("mcpsite_budget_alone", "gauge", "Processes that count budgets by themselves, since Redis is away."),
@@ -241,6 +245,7 @@ async def _jobs(conninfo: str) -> Samples:
         finished = await (await connection.execute(_FINISHED)).fetchall()
         workers = await (await connection.execute(_WORKERS)).fetchone()
         unknown = await (await connection.execute(_UNKNOWN)).fetchone()
+        outside = await (await connection.execute(AGES, expected())).fetchall()
         streams = [Standing(*row) for row in await (await connection.execute(STANDING)).fetchall()]
         verified = await (await connection.execute(_VERIFIED)).fetchall()
     return {
@@ -249,6 +254,9 @@ async def _jobs(conninfo: str) -> Samples:
         "mcpsite_jobs_oldest_seconds": {(queue,): [age] for queue, _, _, age in active if age is not None},
         "mcpsite_job_workers": {(): [workers[0] if workers else 0]},
         "mcpsite_outcomes_unknown": {(): [unknown[0] if unknown else 0]},
+        "mcpsite_witness_age_seconds": _ages(outside, "witness"),
+        "mcpsite_anchor_age_seconds": _ages(outside, "anchor"),
+        "mcpsite_ledger_contradictions": {(): [count for what, _, count in outside if what == "contradictions"]},
         "mcpsite_stream_sent": {(each.name,): [each.sent] for each in streams},
         "mcpsite_stream_lag_records": {(each.name,): [each.lag_records] for each in streams},
         "mcpsite_stream_lag_seconds": {(each.name,): [each.lag_seconds] for each in streams},
@@ -256,6 +264,10 @@ async def _jobs(conninfo: str) -> Samples:
         "mcpsite_ledger_faults": {(scope,): [found] for scope, found, _ in verified},
         "mcpsite_ledger_verified_seconds": {(scope,): [age] for scope, _, age in verified},
     }
+
+
+def _ages(rows: Iterable[tuple[str, str, float | None]], wanted: str) -> dict[tuple[str, ...], list[float]]:
+    return {(name,): [age] for what, name, age in rows if what == wanted and age is not None}
 
 
 # --- All of it -------------------------------------------------------------------------------------------------------

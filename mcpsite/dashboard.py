@@ -18,6 +18,8 @@ from access.models import ApiToken, Grant, Role, User
 from audit.doors import detail_of, verb_of
 from audit.filters import SINCE, UNTIL
 from audit.models import Record
+from audit.outside.contradictions import unsettled
+from audit.outside.cosignatures import standings
 from audit.patience import TooSlow
 from audit.summary import (
     Bar,
@@ -48,6 +50,7 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     summary = None
     if sees_records := request.user.has_perm("audit.view_record"):
         summary = _summary(days)
+        context |= {"contradictions": unsettled(), "silent": [each for each in standings() if each.silent]}
         context |= _latest() | (_activity(request, summary, days) if summary else {"too_slow": True})
     if sees_sources := request.user.has_perm("tools.view_datasource"):
         context["sources"] = _sources(summary)

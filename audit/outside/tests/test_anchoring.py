@@ -36,7 +36,8 @@ from audit.outside.sinks.base import Anchored, Sink, SinkFailed
 from audit.outside.sinks.webhook import signature
 from audit.outside.tests.heads import codes, store
 from audit.tests.logs import Log
-from audit.verify import check_note, parse_note
+from audit.verify import check_note, parse_note, read_witness
+from audit.witness import State
 
 SECRET = "a secret of the webhook"
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -92,6 +93,21 @@ def test_the_tail_is_found_in_a_long_file(tmp_path):
     assert file.newer(log.origin, None) == log.heads[-1][1]
     assert file.put(anchored(log), 0)["number"] == 200
     assert (tmp_path / "heads.jsonl").read_bytes().count(b"\n") == 200
+
+
+def test_a_verifier_reads_the_head_of_an_anchor_and_of_a_witness(tmp_path):
+    file, log = sink(f"file://{tmp_path}"), Log()
+    for text in "ab":
+        file.put(anchored(log), 1)
+        log.add(text)
+    path = tmp_path / "heads.jsonl"
+    with path.open("ab") as torn:
+        torn.write(b'{"origin": "mcp.exa')
+    state = tmp_path / "state.json"
+    state.write_text(State(head=log.heads[1][1]).text)
+    for place in (path, state):
+        kept, _ = read_witness(str(place))
+        assert kept.head.text == log.heads[1][0].text
 
 
 def test_a_directory_that_is_not_there_is_not_made(tmp_path):
