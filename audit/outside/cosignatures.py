@@ -106,6 +106,8 @@ def _head_of(text: str) -> tuple[Note, Head]:
 def standings() -> list[Standing]:
     """Every witness of LEDGER_WITNESSES, by name."""
     names = sorted(key.name for key in settings.LEDGER_WITNESSES)
+    if not names:
+        return []
     with connection.cursor() as cursor:
         cursor.execute(_HEADS)
         newest, began = cursor.fetchone()
