@@ -17,6 +17,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from audit.arguments import PERMISSION, Arguments, ReadingRefused, open_arguments
@@ -275,8 +276,10 @@ class RecordAdmin(ReadOnlyAdmin):
         return record.actor or "-"
 
     @display(description="Tool or object")
-    def target(self, record: Record) -> str:
-        """The tool that was called, or what was changed."""
+    def target(self, record: Record) -> SafeString | str:
+        """The tool that was called and what its policy shows of the arguments, or what was changed."""
+        if record.tool and record.shown:
+            return format_html('{}<span class="shown-arguments" title="{}">{}</span>', record.tool, *[record.shown] * 2)
         if record.tool:
             return record.tool
         if not record.object_type:

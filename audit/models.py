@@ -133,6 +133,7 @@ class DataKey(models.Model):
         ordering = ("month",)
         default_permissions = ()
         verbose_name = "data key"
+        verbose_name_plural = "privacy"
 
     def __str__(self) -> str:
         return f"{self.subject_kind} {self.subject[:12]}, {self.month:%Y-%m}"

@@ -149,6 +149,7 @@ def recording_example(target: Tool | DataSource) -> SafeString:
     facts = recording.told(arguments) if recording else {}
     kept = facts.get("some_arguments")
     lines = [
+        ("A call with", _pretty(orjson.dumps(arguments))),
         ("Shown in the record", _pretty(facts["shown"]) if "shown" in facts else "nothing"),
         ("Kept encrypted", _pretty(orjson.dumps(arguments) if kept is None else kept) or "nothing"),
         ("Belongs to", f"the {facts['subject'].kind}" if "subject" in facts else "the caller"),
@@ -157,14 +158,8 @@ def recording_example(target: Tool | DataSource) -> SafeString:
             f"the first {policy.results_kb} KB, encrypted" if policy.results_kb else "the commitment only",
         ),
     ]
-    asked = format_html('<pre class="code-block kept-lines mono">{}</pre>', _pretty(orjson.dumps(arguments)))
-    rows = format_html_join("", '<tr><th scope="row">{}</th><td><pre class="kept-lines mono">{}</pre></td></tr>', lines)
-    return format_html(
-        '<div class="recording-example"><p>A call with</p>{}<p>leaves, as it is saved now,</p>'
-        "<table><tbody>{}</tbody></table></div>",
-        asked,
-        rows,
-    )
+    rows = format_html_join("", '<tr><th scope="row">{}</th><td class="kept-lines mono">{}</td></tr>', lines)
+    return format_html('<table class="recording-example"><tbody>{}</tbody></table>', rows)
 
 
 def sample(shape: Any) -> Any:
@@ -193,4 +188,8 @@ def sample(shape: Any) -> Any:
 
 
 def _pretty(raw: str | bytes) -> str:
-    return json.dumps(orjson.loads(raw), indent=2, ensure_ascii=False) if raw else ""
+    """On one line, as long as that is short."""
+    if not raw:
+        return ""
+    short = json.dumps(orjson.loads(raw), ensure_ascii=False)
+    return short if len(short) <= 80 else json.dumps(orjson.loads(raw), indent=2, ensure_ascii=False)

@@ -74,7 +74,7 @@ STATE = [
             ("destroyed_by", models.TextField(null=True)),
             ("reason", models.TextField(null=True)),
         ],
-        {"db_table": "audit_dek", "ordering": ("month",), "default_permissions": (), "verbose_name": "data key"},
+        {"db_table": "audit_dek", "ordering": ("month",), "default_permissions": (), "verbose_name": "data key", "verbose_name_plural": "privacy"},
     ),
 ]
 

@@ -254,3 +254,10 @@ def test_staff_without_the_permission_see_no_records(client):
 def test_of_an_object_in_a_change_only_what_differs_is_told():
     changes = {"options": [{"host": "a", "port": 1}, {"host": "b", "port": 1}], "spec": [None, {"title": "T"}]}
     assert changes_of({"changes": changes}) == [("options: host", "a", "b"), ("spec: title", "", "T")]
+
+
+def test_the_list_shows_what_the_policy_shows_of_arguments(client):
+    record(Entry(kind="call", code="ok", tool="find_shown", shown='{"city":"<Paris>"}'))
+    page = client.get(reverse("admin:audit_record_changelist"), {"tool": "find_shown"}).content.decode()
+    assert "&lt;Paris&gt;" in page
+    assert "<Paris>" not in page
