@@ -13,6 +13,7 @@ from django.db import connections
 from psycopg import sql
 from pytest_django.plugin import DjangoDbBlocker
 
+from audit.floods import turned_away
 from mcpsite.datadir import SUPERUSER
 
 _KEPT = (
@@ -61,6 +62,12 @@ def _forbid_databases(role: str) -> None:
     """Take back what only making the test database needed: from here on the owner may what it may in real life."""
     with psycopg.connect(settings.DATA_DIR.database_url(SUPERUSER), autocommit=True) as connection:
         connection.execute(sql.SQL("ALTER ROLE {} NOCREATEDB").format(sql.Identifier(role)))
+
+
+@pytest.fixture(autouse=True)
+def nobody_turned_away() -> None:
+    """What a process counts of floods begins anew with each test."""
+    turned_away.cache_clear()
 
 
 def _connection(alias: str) -> Any:

@@ -99,13 +99,17 @@ class RefreshView(_Public):
     def post(self, request: Request) -> Response:
         """A new pair for a refresh token, which is thereby used up. Using it again ends the session."""
         try:
-            return Response(tokens.refresh(self.body(request, RefreshSerializer)["refresh"]))
+            pair = tokens.refresh(self.body(request, RefreshSerializer)["refresh"])
         except tokens.ReusedToken as refused:
             session = f"session {refused.session[:8]}"
             record_auth(request, "refresh_reused", door="rest", actor=refused.user, token=session)
             raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
         except tokens.InvalidToken as refused:
             raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
+        claims = tokens.claims_of(pair["access"])
+        user = User.objects.get(pk=claims.user_id)
+        record_auth(request, "token_refreshed", door="rest", actor=user, token=f"session {claims.session[:8]}")
+        return Response(pair)
 
 
 class VerifyView(_Public):

@@ -15,8 +15,10 @@ _ALL_SCOPES = frozenset(Scope.values)
 def principal_of(snapshot: Snapshot, raw: str) -> Principal:
     """Who a bearer token stands for. Raises InvalidToken."""
     principal = snapshot.tokens.get(digest_of(raw)) if raw.startswith(PREFIX) else _session(snapshot, raw)
-    if principal is None or principal.is_expired():
+    if principal is None:
         raise InvalidToken
+    if principal.is_expired():
+        raise InvalidToken("expired")
     return principal
 
 

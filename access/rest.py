@@ -28,6 +28,9 @@ from rest_framework.serializers import as_serializer_error
 from access import tokens
 from access.models import Scope, User
 from audit.caller import REQUEST_ID, address_of
+from audit.changes import record_event
+from audit.floods import source_of, turned_away
+from audit.models import Record
 from tools.nesting import is_writable
 
 logger = logging.getLogger(__name__)
@@ -57,8 +60,10 @@ class BearerAuthentication(BaseAuthentication):
         scheme, _, raw = get_authorization_header(request).strip().partition(b" ")
         if scheme.lower() != b"bearer":
             return None
-        found = _known(raw.strip().decode("latin-1"), address_of(request._request))
+        token = raw.strip().decode("latin-1")
+        found = _known(token, address_of(request._request))
         if found is None:
+            _note_turned_away(request, token)
             raise exceptions.AuthenticationFailed("The token is not valid.", code="invalid_token")
         return found
 
@@ -79,6 +84,17 @@ def _known(raw: str, address: str | None) -> tuple[User, Credential] | None:
         return tokens.user_of(claims), Credential(f"session {claims.session[:8]}")
     except tokens.InvalidToken:
         return None
+
+
+def _note_turned_away(request: Request, raw: str) -> None:
+    """One record for each address and minute, which says how many more there were."""
+    before = turned_away().take(source_of(address_of(request._request)))
+    if before is None:
+        return
+    reason = tokens.why_refused(raw) if raw.startswith(tokens.PREFIX) else "unknown"
+    detail = {"reason": reason} | ({"unrecorded_before": before} if before else {})
+    known = {"token": tokens.shown(raw), "detail": detail, "decision": "deny"}
+    record_event(Record.Kind.AUTH, tokens.InvalidToken.code, door="rest", request=request._request, **known)
 
 
 class SessionAuthentication(DjangoSessionAuthentication):

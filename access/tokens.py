@@ -35,9 +35,13 @@ _NOTED_EVERY = timedelta(minutes=1)
 
 
 class InvalidToken(Exception):
-    """The token is not one of ours, or no longer valid. The answer never says which."""
+    """The token is not one of ours, or no longer valid. The answer never says which; `reason` is for the ledger."""
 
     code = "invalid_token"
+
+    def __init__(self, reason: str = "unknown") -> None:
+        super().__init__()
+        self.reason = reason
 
 
 class ReusedToken(InvalidToken):
@@ -102,6 +106,21 @@ def issue(
         expires_at=expires_at,
     )
     return token, raw
+
+
+def shown(raw: str) -> str | None:
+    """The part of an API token that may be shown; None for what is none."""
+    return raw[:_SHOWN] if raw.startswith(PREFIX) and len(raw) > 2 * _SHOWN else None
+
+
+def why_refused(raw: str) -> str:
+    """Why an API token that `find` does not find is refused: `expired`, `revoked`, `inactive` or `unknown`."""
+    token = ApiToken.objects.select_related("user").filter(digest=digest_of(raw)).first()
+    if token is None:
+        return "unknown"
+    if token.revoked_at is not None:
+        return "revoked"
+    return "inactive" if not token.user.is_active else "expired"
 
 
 def revoke(token: ApiToken) -> None:

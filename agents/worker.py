@@ -37,7 +37,7 @@ class AgentWorker:
     """Executes runs. `start` it in an event loop, `stop` it there."""
 
     def __init__(self, conninfo: str, ledger_conninfo: str | None = None) -> None:
-        self.gateway = Gateway(conninfo, ledger_conninfo)
+        self.gateway = Gateway(conninfo, ledger_conninfo, "worker agents")
         self.announcer = Announcer()
         self._sweeper: asyncio.Task[None] | None = None
 

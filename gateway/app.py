@@ -15,6 +15,7 @@ from access.snapshot import Principal, Snapshot
 from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from audit.spool import Spool
+from audit.system import process_event
 from gateway import answers, http, wire
 from gateway.auth import Doorman
 from gateway.calls import Call, Pipeline, Refused
@@ -50,10 +51,11 @@ class Visit(NamedTuple):
 class Gateway:
     """What one web process needs for calls: policy, ledger, budgets, connections. `start` it, `stop` it."""
 
-    def __init__(self, conninfo: str, ledger_conninfo: str | None = None) -> None:
+    def __init__(self, conninfo: str, ledger_conninfo: str | None = None, program: str = "web") -> None:
+        self._program = program
         spool = Spool(settings.LEDGER_SPOOL_DIR, ring()) if settings.LEDGER_SPOOL_DIR else None
         self.ledger = Ledger(ledger_conninfo or conninfo, ring(), spool)
-        self.connectors = Connectors()
+        self.connectors = Connectors(self.ledger.put)
         self._erased_at: datetime | None = None
         self.feed = Feed(conninfo, self._swapped)
         self.budgets = Budgets(settings.REDIS_URL, settings.WEB_WORKERS)
@@ -72,6 +74,7 @@ class Gateway:
     async def start(self) -> None:
         """Begin to connect; returns at once, also when services are away."""
         await self.ledger.start()
+        self.ledger.put(process_event("writer_started", self._program, writer_id=str(self.ledger.writer_id)))
         self.feed.start()
         self.doorman.start()
         self.metrics.start()
@@ -80,6 +83,7 @@ class Gateway:
         """Finish what is under way, then disconnect."""
         await self.doorman.stop()
         await self.feed.stop()
+        self.ledger.put(process_event("writer_stopped", self._program, writer_id=str(self.ledger.writer_id)))
         await self.ledger.stop()
         await self.connectors.close()
         await self.budgets.close()

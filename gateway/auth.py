@@ -6,13 +6,14 @@ import asyncio
 import logging
 import time
 import uuid
-from dataclasses import dataclass
 
+import orjson
 import psycopg
 
 from access import policy
 from access.snapshot import Principal, Snapshot
-from access.tokens import InvalidToken
+from access.tokens import InvalidToken, shown
+from audit.floods import source_of, turned_away
 from audit.ledger import Entry, Ledger
 from gateway import wire
 from gateway.wire import WireError
@@ -20,19 +21,11 @@ from gateway.wire import WireError
 logger = logging.getLogger("gateway.auth")
 
 _USE_SECONDS = 5.0
-_TURNED_AWAY_SECONDS = 60.0
-_MOST_ADDRESSES = 10_000
 _USED = (
     "INSERT INTO access_tokenuse (token_id, last_used_at, last_address) "
     "SELECT %s, to_timestamp(%s), %s WHERE EXISTS (SELECT FROM access_apitoken WHERE id = %s) "
     "ON CONFLICT (token_id) DO UPDATE SET last_used_at = excluded.last_used_at, last_address = excluded.last_address"
 )
-
-
-@dataclass(slots=True)
-class _TurnedAway:
-    since: float
-    unrecorded: int = 0
 
 
 class Doorman:
@@ -42,7 +35,6 @@ class Doorman:
         self._conninfo = conninfo
         self._ledger = ledger
         self._used: dict[uuid.UUID, tuple[float, str]] = {}
-        self._turned_away: dict[str, _TurnedAway] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -54,6 +46,7 @@ class Doorman:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+            self._tell_counted(at_once=True)
             await self._write_uses()
 
     def admit(self, snapshot: Snapshot, headers: wire.Headers, address: str, request_id: str) -> Principal:
@@ -64,33 +57,36 @@ class Doorman:
                 raise InvalidToken
             principal = policy.principal_of(snapshot, token.strip())
         except InvalidToken as error:
-            self._turn_away(address, headers, request_id)
+            self._turn_away(address, headers, request_id, token.strip(), error.reason)
             message = "A valid token is needed: send it as `Authorization: Bearer …`."
             raise WireError(wire.INVALID_REQUEST, message, status=401) from error
         if principal.token_id is not None:
             self._used[principal.token_id] = (time.time(), address)
         return principal
 
-    def _turn_away(self, address: str, headers: wire.Headers, request_id: str) -> None:
+    def _turn_away(self, address: str, headers: wire.Headers, request_id: str, token: str, reason: str) -> None:
         """One record for each address and minute, which says how many more there were."""
-        now = time.monotonic()
-        known = self._turned_away.get(address)
-        if known is not None and now - known.since < _TURNED_AWAY_SECONDS:
-            known.unrecorded += 1
+        before = turned_away().take(source_of(address))
+        if before is None:
             return
-        if len(self._turned_away) >= _MOST_ADDRESSES:
-            self._turned_away.clear()
-        self._turned_away[address] = _TurnedAway(now)
-        before = f'{{"unrecorded_before": {known.unrecorded}}}' if known and known.unrecorded else None
+        detail = {"reason": reason if token else "none"} | ({"unrecorded_before": before} if before else {})
         agent = headers.get(b"user-agent", b"").decode("latin-1")
         self._ledger.put(
             Entry(kind="auth", code="invalid_token", decision="deny", door="mcp", address=address, client=agent,
-                  request_id=request_id, detail=before)
+                  request_id=request_id, token=shown(token), detail=orjson.dumps(detail).decode())
         )  # fmt: skip
+
+    def _tell_counted(self, *, at_once: bool = False) -> None:
+        """Record what was only counted, by whatever door it came, when its minute is over."""
+        for source, times, sources in turned_away().counted(at_once=at_once):
+            told = {"unrecorded_before": times} | ({} if source else {"addresses": sources})
+            detail = orjson.dumps(told).decode()
+            self._ledger.put(Entry(kind="auth", code="invalid_token", decision="deny", address=source, detail=detail))
 
     async def _note_uses(self) -> None:
         while True:
             await asyncio.sleep(_USE_SECONDS)
+            self._tell_counted()
             await self._write_uses()
 
     async def _write_uses(self) -> None:

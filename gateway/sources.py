@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from django.conf import settings
 
 from access.snapshot import Snapshot, SourceEntry, ToolEntry
+from audit.entry import Entry
+from audit.floods import Flood
+from audit.system import system_event
 from tools.connectors.base import Connector
 from tools.connectors.registry import connector_class
 from tools.egress import Egress
@@ -22,7 +28,9 @@ _GRACE_SECONDS = settings.CALL_TIMEOUT_SECONDS + 5.0
 class Connectors:
     """Data source → open connector."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[Entry], None]) -> None:
+        self._tell = tell
+        self._told = Flood()
         self._egress = Egress()
         self._open: dict[uuid.UUID, tuple[SourceEntry, Connector]] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -35,10 +43,18 @@ class Connectors:
         if known is not None and known[0] is entry:
             return known[1]
         connector = connector_class(entry.kind)(entry.source, self._egress)
+        connector.tell = partial(self._hear, entry.source.name)
         if known is not None:
             self._retire(known[1])
         self._open[entry.source.id] = (entry, connector)
         return connector
+
+    def _hear(self, source: str, code: str, detail: dict[str, Any]) -> None:
+        """Put on record what happened to a source, but each thing once a minute: it may come and go all the time."""
+        before = self._told.take(f"{code} {source}")
+        if before is not None:
+            counted = {"unrecorded_before": before} if before else {}
+            self._tell(system_event(code, {**detail, **counted}, connector=source))
 
     def names(self) -> list[str]:
         """The data sources whose connectors are open."""

@@ -15,6 +15,8 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
+from audit.ledger import record
+from audit.system import system_event
 from keyring.keys import DecryptionError
 from tools.connectors.base import Connector, ConnectorError, Offer
 from tools.connectors.registry import connector_class, source_of
@@ -90,11 +92,22 @@ def check_source(row: DataSource) -> CheckOutcome:
         outcome = CheckOutcome(True, _printable(found, _LONGEST_MESSAGE))
     except (ConnectorError, DecryptionError, ValueError) as error:
         outcome = CheckOutcome(False, _printable(_sentence(error), _LONGEST_MESSAGE))
-    DataSource.objects.filter(pk=row.pk).update(
-        checked_at=timezone.now(), check_ok=outcome.ok, check_message=outcome.message
-    )
+    with transaction.atomic():
+        before = DataSource.objects.select_for_update().values_list("check_ok", flat=True).get(pk=row.pk)
+        DataSource.objects.filter(pk=row.pk).update(
+            checked_at=timezone.now(), check_ok=outcome.ok, check_message=outcome.message
+        )
+        if outcome.ok is not (before is not False):
+            _record_turn(row, outcome)
     row.refresh_from_db(fields=["checked_at", "check_ok", "check_message"])
     return outcome
+
+
+def _record_turn(row: DataSource, outcome: CheckOutcome) -> None:
+    """It was well and is not any more, or the other way round: each is recorded once, however often it is checked."""
+    code, said = "check_recovered" if outcome.ok else "check_failed", {"label": str(row), "message": outcome.message}
+    about = {"connector": row.name, "object_type": row._meta.label, "object_id": str(row.pk)}
+    record(system_event(code, said, **about))
 
 
 def _sentence(error: Exception) -> str:

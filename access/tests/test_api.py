@@ -42,7 +42,10 @@ def test_a_session_begins_goes_on_and_ends():
     assert read.get("/api/v1/tools/").status_code == 200
     assert APIClient().post(f"{AUTH}verify/", {"token": pair["access"]}).status_code == 200
     following = APIClient().post(f"{AUTH}refresh/", {"refresh": pair["refresh"]}).json()
+    refreshed = Record.objects.get(code="token_refreshed")
+    assert (refreshed.kind, refreshed.actor, refreshed.decision) == ("auth", "dora", "allow")
     assert APIClient().post(f"{AUTH}revoke/", {"refresh": following["refresh"]}).status_code == 200
+    assert Record.objects.get(code="logout").token == refreshed.token
     assert read.get("/api/v1/tools/").status_code == 401
     assert APIClient().post(f"{AUTH}verify/", {"token": following["access"]}).status_code == 401
     assert APIClient().post(f"{AUTH}refresh/", {"refresh": following["refresh"]}).status_code == 401

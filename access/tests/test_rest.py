@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
+
 import pytest
 from django.contrib.auth.models import Permission
 from django.db import OperationalError
 from django.test import Client
+from django.utils import timezone
 from rest_framework.test import APIClient
 
 from access import tokens
-from access.models import User
+from access.models import ApiToken, User
+from audit.models import Record
 from tools.models import DataSource, Tool, Toolset
 
 pytestmark = pytest.mark.django_db
@@ -47,6 +52,38 @@ def test_a_bad_credential_is_401_with_a_challenge(header):
     assert answer.status_code == 401
     assert answer["WWW-Authenticate"] == 'Bearer realm="mcpsite"'
     assert answer["Content-Type"] == "application/problem+json"
+
+
+def refused_with(secret: str, address: str = "192.0.2.1") -> int:
+    header = {"Authorization": f"Bearer {secret}"}
+    return Client(headers=header, REMOTE_ADDR=address).get(TOOLS).status_code
+
+
+def refusals() -> list[tuple[str | None, str | None, dict[str, object]]]:
+    found = Record.objects.filter(kind="auth", code="invalid_token", door="rest").order_by("id")
+    return [(each.token, each.decision, json.loads(each.detail or "{}")) for each in found]
+
+
+@pytest.mark.parametrize(
+    ("reason", "change"),
+    [
+        ("expired", {"expires_at": timezone.now() - timedelta(minutes=1)}),
+        ("revoked", {"revoked_at": timezone.now()}),
+        ("inactive", {}),
+    ],
+)
+def test_the_use_of_a_token_that_is_over_is_on_record_with_its_name_and_why(reason, change):
+    user = User.objects.create(username="dora", is_active=reason != "inactive")
+    token, secret = tokens.issue(user, name="test", scopes=["read"])
+    ApiToken.objects.filter(pk=token.pk).update(**change)
+    assert refused_with(secret) == 401
+    assert refusals() == [(token.prefix, "deny", {"reason": reason})]
+
+
+def test_a_flood_of_bad_tokens_is_one_record_an_address():
+    assert {refused_with("mcps_wrong") for _ in range(30)} == {401}
+    assert refused_with("x.y.z", "192.0.2.2") == 401
+    assert refusals() == [(None, "deny", {"reason": "unknown"})] * 2
 
 
 def test_a_bad_token_does_not_fall_back_to_the_session():

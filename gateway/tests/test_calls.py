@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 import uuid
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from access.models import ApiToken, Grant, User
 from audit.ledger import LedgerUnavailable
 from audit.opening import payload_of
 from gateway.app import Gateway
 from gateway.tests.conftest import Company, FakeConnector, call, in_thread, legacy_call, post, records, until
+from mcpsite.postgres import conninfo
 from tools.connectors.base import ConnectorError
 from tools.models import DataSource, EgressRule, Tool
 
@@ -305,3 +308,30 @@ def test_egress_rules_are_part_of_the_policy(company: Company) -> None:
     before = PolicyVersion.objects.get().version
     EgressRule.objects.create(network="10.9.0.0/16", note="test")
     assert PolicyVersion.objects.get().version == before + 1
+
+
+async def test_a_process_that_writes_says_when_it_starts_and_when_it_ends(company: Company) -> None:
+    gateway = Gateway(conninfo(connection.settings_dict))
+    await gateway.start()
+    await until(gateway.ready)
+    await gateway.stop()
+    found = await records(writer_id=gateway.ledger.writer_id)
+    assert [(each.kind, each.code, each.writer_seq) for each in found] == [
+        ("system", "writer_started", 1),
+        ("system", "writer_stopped", 2),
+    ]
+    said = json.loads(found[0].detail or "")
+    assert (said["program"], said["writer_id"]) == ("web", str(gateway.ledger.writer_id))
+    assert {"version", "host", "pid"} <= set(said)
+
+
+async def test_what_happens_to_a_source_is_on_record_once_a_minute(gateway: Gateway, company: Company) -> None:
+    for number in range(20):
+        gateway.connectors._hear("office", "server_ended", {"pid": number})
+    gateway.connectors._hear("office", "server_started", {"pid": 1})
+    await until(lambda: not gateway.ledger.queued)
+    found = await records(connector="office", kind="system", writer_id=gateway.ledger.writer_id)
+    assert [(each.code, each.detail) for each in found] == [
+        ("server_ended", '{"pid":0}'),
+        ("server_started", '{"pid":1}'),
+    ]

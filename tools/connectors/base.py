@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -83,6 +84,10 @@ class Result:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+def _nobody(code: str, detail: dict[str, Any]) -> None:
+    """Nobody listens."""
+
+
 class Connector(ABC):
     """One connection to the outside world, kept open in each process that uses it. All methods raise ConnectorError."""
 
@@ -93,6 +98,8 @@ class Connector(ABC):
     ToolSpec: ClassVar[type[Spec]]
     # Whether tools come from the source (`discover`) or are written by an administrator (`define`).
     discovers: ClassVar[bool]
+    # Whoever keeps connectors open may want to hear what happens to them: a code, and what there is to say about it.
+    tell: Callable[[str, dict[str, Any]], None] = staticmethod(_nobody)
 
     def __init__(self, source: Source, egress: Egress) -> None:
         self.source = source

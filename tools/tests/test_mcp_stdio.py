@@ -407,6 +407,21 @@ async def test_a_server_that_is_killed_is_told_as_such(connect: Connect):
     assert str(await waiting) == "The server was killed by SIGSEGV before it answered."
 
 
+async def test_whoever_keeps_the_connector_hears_that_its_server_starts_and_ends(connect: Connect):
+    connector, heard = connect(TELLING), list[tuple[str, dict[str, Any]]]()
+    connector.tell = lambda code, detail: heard.append((code, detail))
+    await call(connector)
+    pid = connector._server.pid
+    os.kill(server_of(connector), signal.SIGSEGV)
+    await until(lambda: connector._server.pid is None)
+    await call(connector)
+    await connector.close()
+    assert [code for code, _ in heard] == ["server_started", "server_ended", "server_started", "server_stopped"]
+    assert heard[0][1] == {"launcher": "test", "pid": pid, "failures_before": 0}
+    assert (heard[1][1]["pid"], heard[1][1]["how"]) == (pid, "was killed by SIGSEGV")
+    assert heard[2][1]["failures_before"] == 1
+
+
 async def test_a_crash_loop_does_not_spin_and_calls_fail_at_once(connect: Connect, tmp_path):
     starts = tmp_path / "starts"
     connector = connect(f"open({str(starts)!r}, 'a').write('x'); log('Traceback: no licence'); sys.exit(1)")

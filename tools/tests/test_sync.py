@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from audit.models import Record
 from tools.connectors.base import ConnectorError, Offer
 from tools.connectors.mcp import McpConnector
 from tools.models import DataSource, EgressRule, Tool
@@ -296,3 +297,30 @@ def test_a_check_that_fails_says_why():
     assert check_source(source).message.startswith("The option url is wrong")
     assert source.check_ok is False
     egress_now().check_address("127.0.0.1", 9)
+
+
+def test_that_a_source_fails_or_answers_again_is_recorded_once_however_often_it_is_checked(monkeypatch):
+    answers = [True, True, False, False, True, True, False]
+
+    async def check(self: McpConnector) -> str:
+        if not answers.pop(0):
+            raise ConnectorError("upstream_unavailable", "The upstream cannot be reached.")
+        return "here"
+
+    monkeypatch.setattr(McpConnector, "check", check)
+    source = make_source()
+    while answers:
+        check_source(source)
+    found = Record.objects.filter(kind="system", connector=source.name).order_by("id")
+    assert [each.code for each in found] == ["check_failed", "check_recovered", "check_failed"]
+    assert "cannot be reached" in (found[0].detail or "")
+    assert (found[0].object_type, found[0].object_id) == ("tools.DataSource", str(source.pk))
+
+
+def test_a_first_check_that_fails_is_recorded(monkeypatch):
+    async def check(self: McpConnector) -> str:
+        raise ConnectorError("upstream_timeout", "No answer.")
+
+    monkeypatch.setattr(McpConnector, "check", check)
+    check_source(source := make_source())
+    assert Record.objects.get(connector=source.name).code == "check_failed"

@@ -8,7 +8,10 @@ from django.conf import settings
 from django.core.management.base import CommandError
 from django.core.management.commands import migrate
 from django.db import connections
+from django.db.migrations.recorder import MigrationRecorder
 
+from audit.ledger import record
+from audit.system import process_event
 from mcpsite.bootstrap import complete_again, complete_roles
 from mcpsite.dbroles import NoSuchRole, Roles, grant
 
@@ -20,6 +23,16 @@ def _roles() -> Roles:
     site = settings.DATABASES["default"]["USER"]
     others = {name: each["USER"] for name, each in settings.LEDGER_DATABASES.items()}
     return Roles(site, **{name: user for name, user in others.items() if user != site})
+
+
+def _applied(database: str) -> set[str]:
+    return {f"{app}.{name}" for app, name in MigrationRecorder(connections[database]).applied_migrations()}
+
+
+def _record(changed: set[str], database: str) -> None:
+    """What was applied, or taken back; with the ledger itself taken back there is nowhere to record it."""
+    if changed and "audit_record" in connections[database].introspection.table_names():
+        record(process_event("migrations_applied", "migrate", migrations=sorted(changed)), using=database)
 
 
 class Command(migrate.Command):
@@ -40,6 +53,7 @@ class Command(migrate.Command):
             cursor.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
             try:
                 complete = complete_roles()
+                before = _applied(options["database"])
                 # The admin's checks ask the database about permissions; an empty one cannot answer: they come after.
                 result = super().handle(*args, **{**options, "skip_checks": True})
                 if options["app_label"] is None:
@@ -50,6 +64,8 @@ class Command(migrate.Command):
                 if not settings.ONE_DATABASE_ROLE:
                     grant(cursor, _roles())
                 complete_again(complete)
+                if before:  # else it is a new database: nothing was changed
+                    _record(_applied(options["database"]) ^ before, options["database"])
             except NoSuchRole as error:
                 raise CommandError(str(error)) from error
             finally:

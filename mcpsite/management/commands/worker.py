@@ -11,13 +11,16 @@ from typing import Any
 import uvloop
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
+from django.db import DatabaseError, connection
 from procrastinate import App
 from procrastinate.contrib.django import app
 
 from agents.runs import QUEUE
 from agents.worker import AgentWorker, serve
+from audit.ledger import record
 from audit.sealing import process
 from audit.streams.worker import StreamWorker
+from audit.system import process_event
 from mcpsite import env
 from mcpsite.postgres import conninfo
 from tools.dialling import dial
@@ -56,7 +59,22 @@ class Command(BaseCommand):
             _seal()
             return
         with app.replace_connector(app.connector.get_worker_connector()) as jobs:  # type: ignore[attr-defined]
-            uvloop.run(_agents(jobs) if options["what"] == "agents" else _jobs(jobs))
+            if options["what"] == "agents":
+                uvloop.run(_agents(jobs))
+                return
+            _record("job_worker_started")
+            uvloop.run(_jobs(jobs))
+            _record("job_worker_stopped")
+
+
+def _record(code: str) -> None:
+    """That this process works, or that it is done; a database that is away must not keep it from either."""
+    try:
+        record(process_event(code, "worker jobs"))
+    except DatabaseError as error:
+        logger.warning("that the job worker starts or stops is not on record: %s", str(error).partition("\n")[0])
+    finally:
+        connection.close()
 
 
 def _seal() -> None:
