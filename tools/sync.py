@@ -105,7 +105,8 @@ def check_source(row: DataSource) -> CheckOutcome:
 
 def _record_turn(row: DataSource, outcome: CheckOutcome) -> None:
     """It was well and is not any more, or the other way round: each is recorded once, however often it is checked."""
-    code, said = "check_recovered" if outcome.ok else "check_failed", {"label": str(row), "message": outcome.message}
+    code = "check_recovered" if outcome.ok else "check_failed"
+    said = {"label": str(row), "message": outcome.message}
     about = {"connector": row.name, "object_type": row._meta.label, "object_id": str(row.pk)}
     record(system_event(code, said, **about))
 

@@ -88,7 +88,7 @@ class Server:
         on_lost: Callable[[], None],
         tell: Callable[[str, dict[str, Any]], None],
     ) -> None:
-        self._source, self._options, self._on_lost, self._tell = source, options, on_lost, tell
+        self._source, self._options, self._on_lost, self._note_turn = source, options, on_lost, tell
         self._process: Process | None = None
         self._last: Process | None = None
         self._closed = False
@@ -135,7 +135,9 @@ class Server:
         self._noise, self._unanswered, self._used_at = 0, 0, loop.time()
         self._idle = loop.call_later(_IDLE_SECONDS, self._look_idle)
         logger.info("the server of %s runs as process %d (launcher %s)", self._source, self._process.pid, name)
-        self._tell("server_started", {"launcher": name, "pid": self._process.pid, "failures_before": self._failures})
+        self._note_turn(
+            "server_started", {"launcher": name, "pid": self._process.pid, "failures_before": self._failures}
+        )
 
     def _lose(self, process: Process) -> None:
         """The process is over, or as good as over."""
@@ -146,7 +148,7 @@ class Server:
         if self._idle is not None:
             self._idle.cancel()
         how = {"pid": process.pid, "how": process.ended, "seconds": round(process.seconds, 1)}
-        self._tell("server_stopped" if process.is_wanted else "server_ended", how)
+        self._note_turn("server_stopped" if process.is_wanted else "server_ended", how)
         if not process.is_wanted:
             self._failures = 1 if process.seconds >= _HEALTHY_SECONDS else self._failures + 1
             pause = _PAUSES_SECONDS[min(self._failures, len(_PAUSES_SECONDS)) - 1]
@@ -282,7 +284,7 @@ class McpStdioConnector(McpCore):
 
     def __init__(self, source: Source, egress: Egress) -> None:
         super().__init__(source, egress)
-        self._upstream = self._server = Server(source.name, source.options, self._lose, self._said)
+        self._upstream = self._server = Server(source.name, source.options, self._lose, self._note_turn)
         self._starting: asyncio.Task[Greeting] | None = None
         self._is_legacy = False
 
@@ -317,7 +319,7 @@ class McpStdioConnector(McpCore):
     def _lose(self) -> None:
         self._greeting = None
 
-    def _said(self, code: str, detail: dict[str, Any]) -> None:
+    def _note_turn(self, code: str, detail: dict[str, Any]) -> None:
         self.tell(code, detail)
 
     # --- Greeting -----------------------------------------------------------------------------------------------------
