@@ -93,8 +93,15 @@ def _note_turned_away(request: Request, raw: str) -> None:
         return
     reason = tokens.why_refused(raw) if raw.startswith(tokens.PREFIX) else "unknown"
     detail = {"reason": reason} | ({"unrecorded_before": before} if before else {})
-    known = {"token": tokens.shown(raw), "detail": detail, "decision": "deny"}
-    record_event(Record.Kind.AUTH, tokens.InvalidToken.code, door="rest", request=request._request, **known)
+    record_event(
+        Record.Kind.AUTH,
+        tokens.InvalidToken.code,
+        door="rest",
+        request=request._request,
+        detail=detail,
+        token=tokens.shown(raw),
+        decision="deny",
+    )
 
 
 class SessionAuthentication(DjangoSessionAuthentication):
