@@ -30,10 +30,14 @@ def verify_installation(
     witness: str | None = None,
     jobs: int = 1,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    database: Mapping[str, Any] | None = None,
 ) -> Report:
-    """The report, which is on record by then. Raises Unusable when nothing could be told."""
+    """The report, which is on record by then; of another `database` than the reader's where one is named.
+
+    Raises Unusable when nothing could be told.
+    """
     options = Options((*keys, *map(str, settings.LEDGER_WITNESSES)), witness, since, until, jobs, _mac_keys(), progress)
-    report = verify_database(conninfo(settings.LEDGER_DATABASES["reader"]), options)
+    report = verify_database(conninfo(database or settings.LEDGER_DATABASES["reader"]), options)
     told = report.as_json(_LISTED)
     detail = {**told, "since": since and since.isoformat(), "until": until and until.isoformat()}
     code = "ledger_verified" if report.verdict == OK else "ledger_faulty"

@@ -49,6 +49,13 @@ CONTROLS = (
         "Results of calls are committed to, and kept only where a policy says so.",
     ),
     Control(
+        "Who read what is confidential, and who took records away?",
+        ((SOC2, "CC6.1, C1.1"), (ISO, "A.8.15, A.8.12"), (HIPAA, "164.308(a)(1)(ii)(D), 164.312(b)")),
+        ("events.csv",),
+        "Each decryption of arguments and each export is an event. What somebody saw in an answer of a tool is known by"
+        " its commitment only.",
+    ),
+    Control(
         "Were risky actions refused, and by whom could they be made?",
         ((SOC2, "CC6.1, CC7.2"), (ISO, "A.8.2, A.8.3"), (AI, "Article 14")),
         ("refusals.csv", "access/access.csv"),

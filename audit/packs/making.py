@@ -100,6 +100,7 @@ def _write_rest(
     changed = tables.write_csv(files, "changes.csv", tables.CHANGES, tables.changes(scope))
     keys = list(tables.keys(scope))
     tables.write_csv(files, "keys.csv", tables.KEYS, keys)
+    tables.write_csv(files, "events.csv", tables.EVENTS, tables.events(scope))
     retention = tables.retention()
     files.add("retention.json", _json(retention))
     telling.say(stage="Rebuilding who could call what")

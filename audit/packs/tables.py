@@ -9,6 +9,7 @@ from typing import Any
 from django.db import connection
 from django.db.models import Count, Max, Min, Q, QuerySet
 
+from audit.codes import meaning_of
 from audit.doors import changes_of, detail_of
 from audit.export.cells import csv_lines
 from audit.export.lines import rfc3339
@@ -21,6 +22,7 @@ _A_WRITE = 500
 CHANGES = ("at", "record", "actor", "door", "change", "object_type", "object_id", "label", "field", "before", "after")
 REFUSALS = ("actor", "tool", "code", "records", "first", "last")
 POLICIES = ("policy_version", "records", "first", "last")
+EVENTS = ("at", "code", "meaning", "record", "actor", "door", "detail")
 KEYS = ("at", "what", "record", "actor", "detail")
 # Codes of records that tell of keys and credentials.
 _OF_KEYS = (
@@ -28,8 +30,8 @@ _OF_KEYS = (
     "token_created",
     "token_revoked",
     "refresh_reused",
-    "signing_key_changed",
-    "datakeys_rewrapped",
+    "ledger_key_rotated",
+    "subject_erased",
 )
 
 
@@ -91,6 +93,13 @@ def keys(scope: PackScope) -> Iterator[tuple[Any, ...]]:
         detail = detail_of(record)
         said = json.dumps({name: value for name, value in detail.items() if name != "links"}, ensure_ascii=False)
         yield (rfc3339(record.at), record.code, str(record.rid), record.actor, said)
+
+
+def events(scope: PackScope) -> Iterator[tuple[Any, ...]]:
+    """Events of the system: verifications, readings of arguments, exports, erasures, gaps, faults."""
+    for record in scope.rows().filter(kind=Record.Kind.SYSTEM).order_by("at", "id").iterator(_A_WRITE):
+        told = (rfc3339(record.at), record.code, meaning_of(record.code), str(record.rid))
+        yield (*told, record.actor, record.door, record.detail)
 
 
 def retention() -> dict[str, Any]:

@@ -9,18 +9,18 @@ from django.utils import timezone
 
 from audit.export.lines import rfc3339
 from audit.packs.scope import PackScope
-from audit.verify import NoteError, Options, Unusable, verify_database
-from audit.verifying import conninfo
+from audit.verify import NoteError, Unusable
+from audit.verifying import verify_installation
 
 UNKNOWN = "UNKNOWN"
 
 
 def verdict_of(scope: PackScope) -> dict[str, Any]:
-    """The verifier's report over the period of the scope; `UNKNOWN` where it could not look, with the reason."""
+    """The verifier's report over the period of the scope, which is on record; `UNKNOWN` where it could not look."""
     ran_at = rfc3339(timezone.now())
     try:
-        report = verify_database(
-            conninfo(connection.settings_dict), Options(since=scope.since, until=scope.until)
+        report = verify_installation(
+            door="command", since=scope.since, until=scope.until, database=connection.settings_dict
         ).as_json()
     except (Unusable, NoteError) as error:
         report = {"verdict": UNKNOWN, "counts": {}, "findings": [], "notes": [str(error)]}

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -33,6 +34,7 @@ from audit.export.working import carry_out
 from audit.ledger import record
 from audit.models import Record
 from audit.packs.access import access_as_of
+from audit.packs.controls import CONTROLS, NOTE
 from audit.packs.sampling import rank, samples_of
 from audit.packs.scope import read, scope_of
 from tools.models import DataSource, Tool, Toolset, ToolVersion
@@ -41,7 +43,7 @@ HOSTILE = '<script>alert(1)</script>"=cmd'
 FILES = {
     "index.html", "README.txt", "verify.py", "keys.txt", "heads.jsonl", "manifest.json", "manifest.sig",
     "population.csv", "refusals.csv", "policies.csv", "changes.csv", "keys.csv", "retention.json", "controls.json",
-    "sampling.json", "verdict.json", "access/access.csv", "access/access.json", "records-00001.jsonl.gz",
+    "sampling.json", "verdict.json", "events.csv", "access/access.csv", "access/access.json", "records-00001.jsonl.gz",
 }  # fmt: skip
 
 
@@ -102,6 +104,13 @@ def test_a_pack_is_complete_and_verifies_offline(sealer, tmp_path):
     assert len(proofs) == sum(map(len, chosen.values())) >= 2
     assert verify(place, "proof", str(proofs[0]))["verdict"] == "OK"
     assert EvidencePack.objects.get().pk == export.pk
+
+
+def test_the_control_map_names_files_that_there_are_and_promises_nothing():
+    for control in CONTROLS:
+        assert set(control.files) <= FILES | {"samples/"}, control.question
+        assert control.limit
+    assert not re.search("satisf|compl(y|iant)|mandatory", str(CONTROLS) + NOTE)
 
 
 def test_what_is_changed_in_a_pack_is_found(sealer, tmp_path):
@@ -176,7 +185,7 @@ def test_the_same_ledger_makes_the_same_files(sealer, tmp_path):
     first, one = packed(tmp_path, sources="again", **fixed)
     second, two = packed(tmp_path, sources="again", **fixed)
     assert first.pk != second.pk
-    for name in FILES - {"manifest.json", "manifest.sig", "index.html", "verdict.json", "heads.jsonl"}:
+    for name in FILES - {"manifest.json", "manifest.sig", "index.html", "verdict.json", "heads.jsonl", "events.csv"}:
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     assert [each.name for each in sorted(one.glob("samples/*"))] == [
         each.name for each in sorted(two.glob("samples/*"))
