@@ -56,7 +56,7 @@ def meaningful_permissions() -> QuerySet[Permission]:
     Django makes four for every table, also for those of other packages that nobody sees, and `change` for what can
     only be read.
     """
-    asked = {
+    asked = {("audit", "view_head"), ("audit", "add_cosignature")} | {  # of what has REST resources, and no page
         (model._meta.app_label, codename)
         for model, model_admin in admin.site._registry.items()
         for codename in _asked_of(model._meta, reads_only=isinstance(model_admin, ReadOnlyAdmin))

@@ -23,7 +23,21 @@ from django.utils.safestring import SafeString
 from audit.arguments import PERMISSION, Arguments, ReadingRefused, open_arguments
 from audit.doors import ReadOnlyAdmin
 from audit.export.admin import ExportAdmin as ExportAdmin
-from audit.filters import DOORS, LAST, SINCE, SPANS, UNTIL, ByCall, ByResult, ByText, ByTime, chosen, exactly, sought
+from audit.filters import (
+    DOORS,
+    LAST,
+    SINCE,
+    SPANS,
+    UNTIL,
+    ByCall,
+    ByResult,
+    ByText,
+    ByTime,
+    ByTopic,
+    chosen,
+    exactly,
+    sought,
+)
 from audit.keyset import KeysetChangeList, KeysetPaginator
 from audit.models import Record
 from audit.outside.admin import AnchorAdmin as AnchorAdmin
@@ -158,6 +172,7 @@ class RecordAdmin(ReadOnlyAdmin):
         chosen("kind", "kind", Record.Kind.choices),
         chosen("decision", "decision", Record.Decision.choices),
         ByResult,
+        ByTopic,
         exactly("code", "code"),
         exactly("tool", "tool"),
         exactly("actor", "actor"),

@@ -7,4 +7,4 @@ class AuditConfig(AppConfig):
     """Registers `audit` with Django."""
 
     name = "audit"
-    verbose_name = "Activity"
+    verbose_name = "Audit"

@@ -117,6 +117,65 @@ class ByResult(DropdownFilter):  # type: ignore[misc]
         return rows.filter(RESULTS[value][1])
 
 
+_PRIVILEGED = (
+    "access.Grant",
+    "access.Role",
+    "access.User",
+    "access.ServiceAccount",
+    "access.ApiToken",
+    "tools.EgressRule",
+)
+# What auditors ask for by name; each is one condition over several columns.
+TOPICS = {
+    "privileges": (
+        "Changes of privilege",
+        Q(kind=Record.Kind.CONFIG, object_type__in=_PRIVILEGED) | Q(code__in=("token_created", "token_revoked")),
+    ),
+    "payloads": (
+        "Break-glass reads",
+        Q(kind=Record.Kind.SYSTEM, code__in=("arguments_read", "value_sought", "subject_erased")),
+    ),
+    "unknown": ("Unknown outcomes", Q(code="unknown")),
+    "administrators": (
+        "Administrators' calls",
+        RESULTS["any"][1] & Q(roles__regex=r"(^|,)administrator(,|$)"),
+    ),
+    "exports": ("Exports", Q(kind=Record.Kind.SYSTEM, code__startswith="export_")),
+    "ledger": (
+        "The ledger itself",
+        Q(kind=Record.Kind.SYSTEM)
+        & (
+            Q(code__startswith="ledger_")
+            | Q(code__startswith="head_")
+            | Q(code__startswith="anchor_")
+            | Q(code__startswith="expiry_")
+            | Q(code__startswith="archive_")
+            | Q(code__startswith="stream_")
+            | Q(code__in=("keys_rotated", "records_dropped", "record_refused", "spool_drained"))
+        ),
+    ),
+}
+
+
+class ByTopic(DropdownFilter):  # type: ignore[misc]
+    """What auditors look for."""
+
+    title, parameter_name = "topic", "topic"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        """What there is to choose."""
+        return [(name, label) for name, (label, _) in TOPICS.items()]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Record]) -> QuerySet[Record]:
+        """Raises IncorrectLookupParameters for what is no topic."""
+        value = given(self.used_parameters, "topic")
+        if not value:
+            return rows
+        if value not in TOPICS:
+            raise IncorrectLookupParameters(f"`topic` is one of {', '.join(TOPICS)}: all records are shown.")
+        return rows.filter(TOPICS[value][1])
+
+
 class ByText(TextFilter):  # type: ignore[misc]
     """Words in what a record tells: names of changed objects, values, messages of refusals."""
 

@@ -51,7 +51,7 @@ def fill(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     if sees_records := request.user.has_perm("audit.view_record"):
         summary = _summary(days)
         context |= {"contradictions": unsettled(), "silent": [each for each in standings() if each.silent]}
-        context |= _latest() | (_activity(request, summary, days) if summary else {"too_slow": True})
+        context |= latest() | (_activity(request, summary, days) if summary else {"too_slow": True})
     if sees_sources := request.user.has_perm("tools.view_datasource"):
         context["sources"] = _sources(summary)
     if not (sees_records or sees_sources):
@@ -70,7 +70,8 @@ def _summary(days: int) -> Summary | None:
         return None
 
 
-def _latest() -> dict[str, Any]:
+def latest() -> dict[str, Any]:
+    """What was refused and changed of late, and calls of which nobody knows what became of them."""
     lately = timezone.now() - _UNKNOWN_FOR
     return {
         "unknown": unknown_since(lately),

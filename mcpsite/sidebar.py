@@ -36,6 +36,8 @@ class Place:
         return f"admin:{self.model.replace('.', '_').lower()}_changelist"
 
 
+# The groups that stand first for auditors.
+AUDIT = ("Audit", "Retention")
 # Models of applications that are not installed are left out.
 GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
     (
@@ -59,7 +61,7 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
         ),
     ),
     (
-        "Activity",
+        "Audit",
         (
             Place("Records", "receipt_long", "audit.Record", "refused"),
             Place("Privacy", "shield_person", "audit.DataKey"),
@@ -95,12 +97,26 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
 )
 
 
+def audits_only(user: Any) -> bool:
+    """Whether somebody may read the ledger and change nothing outside of it."""
+    if not user.is_authenticated or user.is_superuser or not user.has_perm("audit.view_record"):
+        return False
+    names = (each.partition(".") for each in user.get_all_permissions())
+    return all(app == "audit" or name.startswith("view_") for app, _, name in names)
+
+
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     """The groups as unfold takes them."""
     numbers = badges()
-    groups = [_group("", [_item("Dashboard", "dashboard", reverse("admin:index"))])]
+    # With a parameter, so that it is the dashboard also for who is sent on to the auditor's page.
+    groups = [_group("", [_item("Dashboard", "dashboard", f"{reverse('admin:index')}?days=1")])]
     groups += [_group(title, [_shown(place, numbers) for place in opened(request, places)]) for title, places in GROUPS]
+    if request.user.has_perm("audit.view_record"):
+        overview = _item("Overview", "verified_user", reverse("audit-overview"))
+        groups = [_with(group, overview) if group["title"] == "Audit" else group for group in groups]
     groups[-1]["items"].append(_item("API documentation", "api", reverse("api-docs")))
+    if audits_only(request.user):
+        groups.sort(key=lambda group: (group["title"] != "", group["title"] not in AUDIT))
     return [group for group in groups if group["items"]]
 
 
@@ -139,6 +155,10 @@ def badges() -> dict[str, int]:
 
 def _group(title: str, items: list[dict[str, Any]]) -> dict[str, Any]:
     return {"title": title, "separator": bool(title), "items": items}
+
+
+def _with(group: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
+    return {**group, "items": [first, *group["items"]]}
 
 
 def _item(title: str, icon: str, link: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from audit.retention import api as retention_api
 from audit.streams import api as streams_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
-from mcpsite import health, landing, palette
+from mcpsite import auditing, health, landing, palette
 from tools import api as tools_api
 
 handler400 = "mcpsite.errors.bad_request"
@@ -89,6 +89,8 @@ urlpatterns = [
     path("admin/password_change/", admin.site.admin_view(pages.change_password)),
     path("admin/tools/tool/<uuid:pk>/try/", admin.site.admin_view(try_tool), name="try-tool"),
     path("admin/search/", admin.site.admin_view(palette.search)),
+    path("admin/audit/overview/", admin.site.admin_view(auditing.overview), name="audit-overview"),
+    path("admin/", admin.site.admin_view(auditing.index)),
     path("admin/", admin.site.urls),
     path("api/v1/", include(api)),
     path("api/docs/", login_required(landing.api_docs), name="api-docs"),

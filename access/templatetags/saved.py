@@ -7,6 +7,7 @@ from typing import Any
 from django import template
 
 from access import saved_filters
+from audit.selections import VIEWS
 
 register = template.Library()
 
@@ -22,6 +23,7 @@ def saved_filters_of(context: Any, changelist: Any) -> dict[str, Any]:
         "own": [each for each in found if each.user_id == request.user.pk],
         "shared": [each for each in found if each.user_id != request.user.pk],
         "current": next((each for each in found if each.query == now), None),
+        "ready": [(view.name, view.address) for view in VIEWS] if label == "audit.Record" else [],
         "label": label,
         "now": now,
         "csrf_token": context.get("csrf_token"),

@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
-from audit.filters import RESULTS, SPANS, says, sought
+from audit.filters import RESULTS, SPANS, TOPICS, says, sought
 from audit.models import Record
 
 EXACT = (
@@ -28,7 +28,7 @@ EXACT = (
     "object_id",
 )
 IDS, TIMES = ("call_id", "rid"), ("since", "until")
-KNOWN = (*TIMES, "last", *EXACT, *IDS, "result", "text", "q")
+KNOWN = (*TIMES, "last", *EXACT, *IDS, "result", "topic", "text", "q")
 _LONGEST = 512
 
 Scope = Mapping[str, str]
@@ -70,7 +70,8 @@ def _checked(name: str, text: str) -> str:
             return str(uuid.UUID(text))
         except ValueError as error:
             raise BadScope(name, f"“{name}” is a UUID.") from error
-    choices = {"result": tuple(RESULTS), "last": tuple(SPANS), "kind": Record.Kind.values}.get(name)
+    known = {"result": tuple(RESULTS), "topic": tuple(TOPICS), "last": tuple(SPANS), "kind": Record.Kind.values}
+    choices = known.get(name)
     if choices is not None and text not in choices:
         raise BadScope(name, f"“{name}” is one of {', '.join(choices)}.")
     return text
@@ -95,6 +96,8 @@ def rows_of(scope: Scope, until: datetime | None = None) -> QuerySet[Record]:
         rows = rows.filter(at__gte=moment("since", scope["since"]))
     if "result" in scope:
         rows = rows.filter(RESULTS[scope["result"]][1])
+    if "topic" in scope:
+        rows = rows.filter(TOPICS[scope["topic"]][1])
     if "text" in scope:
         rows = rows.filter(says(scope["text"]))
     return rows.filter(sought(scope["q"])) if "q" in scope else rows

@@ -194,7 +194,7 @@ class StreamAdmin(RecordedAdmin):
         state = stream.state
         if not state.error:
             return "None since it last delivered"
-        since = f"since {timesince(state.failing_since)}" if state.failing_since else ""
+        since = f"for {timesince(state.failing_since)}" if state.failing_since else ""
         return format_html("{} {}", mono(state.error), since)
 
 

@@ -113,6 +113,8 @@ class _StreamForm(BaseForm):
         super().__init__(*args, **kwargs)
         new = self.instance._state.adding
         self._stored = None if new else Stream(**{name: getattr(self.instance, name) for name in _KEPT})
+        if "alarm_minutes" in self.fields:
+            self.fields["alarm_minutes"].label = "Alarm after, in minutes"
         known = {} if new else stored_secrets(self.instance)
         for name in OPTION_NAMES:
             if name not in self.fields:

@@ -143,7 +143,7 @@ def test_without_permission_no_record_is_shown():
 def test_without_permission_no_data_source_is_shown():
     make_record(tool="find")
     DataSource.objects.create(name="office", kind="mcp")
-    page = text_of(make_staff("view_record"))
+    page = text_of(make_staff("view_record"), days="1")
     assert "find" in page
     assert "office" not in page
 

@@ -11,7 +11,7 @@ from audit.models import Record
 from audit.streams.models import Stream, StreamState
 from audit.streams.tests.test_steering import grow, make_stream
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.usefixtures("committed_db")
 
 ADD = "/admin/audit/stream/add/"
 SECRET = "a signing secret that is long enough"

@@ -12,7 +12,7 @@ from audit.streams.models import Stream, StreamState
 from audit.streams.tests.authority import Authority
 from audit.streams.tests.test_steering import grow, seal_all
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.usefixtures("committed_db")
 
 URL = "/api/v1/audit/streams/"
 PULL = "/api/v1/audit/stream/"
@@ -118,6 +118,7 @@ def test_a_change_keeps_the_place_and_the_etag_does_not_move_with_it(client):
 
 
 def test_the_state_tells_how_it_stands(client):
+    seal_all()
     url = make(client)["Location"]
     StreamState.objects.update(error="The receiver answered 500.", number=12)
     grow(3)  # and the record of the stream itself
