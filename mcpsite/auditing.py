@@ -31,7 +31,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "places": [place for title, places in GROUPS if title in AUDIT for place in opened(request, places)],
         **latest(),
     }
-    request.current_app = admin.site.name  # type: ignore[attr-defined]
+    request.current_app = admin.site.name
     return TemplateResponse(request, "admin/auditing.html", context)
 
 
