@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 from audit.histogram import BOUNDS_US, Histogram
 from audit.ledger import Ledger
 from audit.outside.ages import AGES, expected
+from audit.retention.gauges import GAUGES, samples
 from audit.streams.steering import STANDING, Standing
 from gateway.feed import Feed
 from gateway.limits import Budgets
@@ -74,6 +75,11 @@ _LISTED = (
     Family("mcpsite_witness_age_seconds", "gauge", "Since the last signature of a witness.", ("witness",)),
     Family("mcpsite_anchor_age_seconds", "gauge", "Since a head was last written to a place outside.", ("sink",)),
     Family("mcpsite_ledger_contradictions", "gauge", "Heads held against the ledger that no break explains."),
+    Family("mcpsite_ledger_partitions_ahead", "gauge", "Coming months that the ledger has a partition for."),
+    Family("mcpsite_ledger_oldest_seconds", "gauge", "Age of the oldest record of the ledger."),
+    Family("mcpsite_ledger_archives", "gauge", "Cold exports of months.", ("state",)),
+    Family("mcpsite_ledger_expiries", "gauge", "Months of which records are or were past their time.", ("state",)),
+    Family("mcpsite_ledger_holds", "gauge", "Legal holds in force."),
     Family("mcpsite_ledger_available", "gauge", "1 when every process can write the ledger.", join=min),
     Family("mcpsite_budget_requests", "counter", "Answers of budgets, by whose bucket it was.", ("bucket", "outcome")),
     Family("mcpsite_budget_alone", "gauge", "Processes that count budgets by themselves, since Redis is away."),
@@ -246,6 +252,7 @@ async def _jobs(conninfo: str) -> Samples:
         workers = await (await connection.execute(_WORKERS)).fetchone()
         unknown = await (await connection.execute(_UNKNOWN)).fetchone()
         outside = await (await connection.execute(AGES, expected())).fetchall()
+        retention = await (await connection.execute(GAUGES)).fetchall()
         streams = [Standing(*row) for row in await (await connection.execute(STANDING)).fetchall()]
         verified = await (await connection.execute(_VERIFIED)).fetchall()
     return {
@@ -253,6 +260,7 @@ async def _jobs(conninfo: str) -> Samples:
         "mcpsite_jobs": {(queue, state): [count] for queue, state, count, *_ in (*active, *finished)},
         "mcpsite_jobs_oldest_seconds": {(queue,): [age] for queue, _, _, age in active if age is not None},
         "mcpsite_job_workers": {(): [workers[0] if workers else 0]},
+        **samples(retention),
         "mcpsite_outcomes_unknown": {(): [unknown[0] if unknown else 0]},
         "mcpsite_witness_age_seconds": _ages(outside, "witness"),
         "mcpsite_anchor_age_seconds": _ages(outside, "anchor"),

@@ -20,6 +20,7 @@ from audit.export.cells import HEADER, cells, csv_lines
 from audit.export.lines import Line, json_line, rfc3339
 from audit.export.signing import signature_over
 from audit.export.targets import Target
+from audit.retention.gaps import certificates
 
 FORMAT = "mcpsite-export/1"
 Form = Literal["jsonl", "csv"]
@@ -151,6 +152,8 @@ def write_export(
     heads = heads_for(counted)
     files.add("heads.jsonl", b"".join(orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in heads))
     files.add("keys.txt", "".join(f"{key}\n" for key in keys).encode())
+    if gaps := certificates(counted.first_seq, counted.last_seq):
+        files.add("gaps.jsonl", b"".join(orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in gaps))
     origin = heads[-1]["note"].partition("\n")[0] if heads else ""
     further(files, counted, origin)
     manifest = {

@@ -182,6 +182,7 @@ BEGIN
     END IF;
     EXECUTE format('ALTER TABLE %I ADD CONSTRAINT audit_in_month CHECK (at >= %L AND at < %L)', new,
         audit_month_begins(gap.month), audit_month_ends(gap.month));
+    EXECUTE format('ANALYZE %I', new);
 
     -- From here on nobody writes or reads the ledger, so everything long is behind us. Whoever waits for this lock holds
     -- up all others: it is asked for in short turns, shorter than the patience of a call.

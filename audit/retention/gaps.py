@@ -69,6 +69,18 @@ def select(month: date) -> Selection | None:
     return Selection(month, first, last, bytes(field), records, count(month).records - records)
 
 
+def certificates(first: int | None, last: int | None) -> list[dict[str, str]]:
+    """The signed certificates that speak of leaves from `first` to `last`, as `gaps.jsonl` has them."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT g.body, s.note FROM audit_gap g JOIN audit_signature s USING (request)"
+            " WHERE g.first_seq <= %s AND g.last_seq >= %s"
+            " AND NOT EXISTS (SELECT FROM audit_gap_withdrawal w WHERE w.gap = g.id) ORDER BY g.id",
+            [last, first],
+        )
+        return [{"certificate": text, "note": note} for text, note in cursor.fetchall()]
+
+
 def policy() -> list[dict[str, Any]]:
     """The retention classes as they are now."""
     return [

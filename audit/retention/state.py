@@ -24,6 +24,7 @@ STATES = {
     "exported": ("Exported", "green"),
     "proposed": ("Proposed", "orange"),
     "approved": ("Approved", "orange"),
+    "reduced": ("Partly dropped", "grey"),
     "dropped": ("Dropped", "grey"),
 }
 
@@ -47,6 +48,8 @@ class State:
         now = timezone.now()
         if month_ends(self.month.month) > now:
             return "open" if month_begins(self.month.month) <= now else "ahead"
+        if self.month.dropped and not self.due:
+            return "reduced"
         return _BY_ARCHIVE[self.archive.state] if self.archive else "exportable"
 
     @property
