@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
+from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
@@ -26,6 +27,7 @@ from audit.places import SOURCE, TOKEN, TOOL, USER, Version, name_of, url_of, ve
 from audit.proofs.documents import Sealing, sealing_of
 from audit.theme import badge
 
+RUN = "agents.Run"
 _MOST_RELATED = 20
 # Requests are answered, or given up, long before.
 _REQUEST_LASTS = timedelta(hours=1)
@@ -137,9 +139,16 @@ class Story:
                 Fact("Roles at that time", (record.roles or "").replace(",", ", ")),
                 Fact("Client", record.client or ""),
                 Fact("Address", record.address or "", code=True),
+                Fact("Run", self._run, url_of(self.request, RUN, pk=self._run) if self._run else "", code=True),
                 Fact("Door", DOORS.get(record.door or "", record.door or "")),
             )
         )
+
+    @property
+    def _run(self) -> str:
+        """The agent's run that the record belongs to, which its trace is named for."""
+        record = self.record
+        return str(UUID(record.trace_id)) if record.door == "agent" and record.trace_id else ""
 
     @property
     def asked(self) -> list[Fact]:

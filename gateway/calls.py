@@ -199,14 +199,15 @@ class Pipeline:
         """One attempt, and one more where that can do no harm, within one deadline."""
         deadline: float = min(tool.source.source.timeout_seconds, settings.CALL_TIMEOUT_SECONDS)
         until = time.monotonic() + deadline
-        context = Context(call_id, deadline, call.principal.username, call.traceparent)
+        who, trace = call.principal, call.traceparent
+        context = Context(call_id, deadline, who.username, trace, tool.name, who.on_behalf_of)
         try:
             return await self._connector(tool).call(tool.spec, call.arguments, context)
         except ConnectorError as error:
             left = until - time.monotonic()
             if left <= 0 or not error.retryable or (error.sent and tool.effect != _READ):
                 raise
-        again = Context(call_id, left, call.principal.username, call.traceparent)
+        again = context._replace(deadline_seconds=left)
         return await self._connector(tool).call(tool.spec, call.arguments, again)
 
     async def _refuse(

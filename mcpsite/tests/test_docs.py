@@ -164,6 +164,7 @@ def test_every_option_of_every_connector_is_described():
             row = re.search(rf"^\| `{info.alias or name}` \| ([^|]+) \|([^|]+)\|$", section, re.MULTILINE)
             assert row, f"docs/connectors.md: {kind} has the option {info.alias or name}"
             default = "required" if info.is_required() else "none" if info.default is None else f"`{info.default}`"
+            default = default.lower() if isinstance(info.default, bool) else default
             assert row[1] == default, f"docs/connectors.md: {kind}.{name} has the default {default}"
             assert ("**secret**" in row[2]) == ("SecretStr" in str(info.annotation)), f"{kind}.{name}"
 

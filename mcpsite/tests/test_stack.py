@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -27,15 +28,14 @@ import pytest
 import redis
 from dotenv import dotenv_values
 
+from bench.chaos.load import WRITE, Load, outside
+from bench.chaos.site import configuration
 from mcpsite import env
 from mcpsite.datadir import DataDir, write_private
 from mcpsite.engines import Postgres, postgres_bin_dir, valkey_server
 from mcpsite.supervisor import Program, Supervisor, dying_with_us
 from mcpsite.tests.containers import ROOT, compose, context, environment, exec_form, filled, final_stage, instructions
-from mcpsite.tests.test_survival import CONFIGURE, Load, Outside, outside
 from mcpsite.tests.test_up import children, free_port, scrape, wait_for
-
-__all__ = ["outside"]  # a fixture
 
 SECONDS = 60
 
@@ -266,19 +266,18 @@ def test_three_commands_are_the_whole_start(stack):
     assert password not in again.stdout
 
 
-async def test_a_call_is_answered_recorded_and_counted(stack: Stack, outside: tuple[Outside, str]) -> None:
-    upstream, url = outside
-    shell = ("python", "manage.py", "shell", "-v", "0", "-c", CONFIGURE.format(url=url))
-    done = await asyncio.to_thread(stack.run, "web", *shell)
-    found = re.search(r"TOKEN (\S+)", done.stdout)
-    assert found, done.stderr
-    load = Load(f"http://localhost:{stack.port}/mcp", found[1])
-    async with aiohttp.ClientSession() as session:
+async def test_a_call_is_answered_recorded_and_counted(stack: Stack) -> None:
+    trace, record = "4bf92f3577b34da6a3ce929d0e0e4736", None
+    async with outside(random.Random(1)) as upstream, aiohttp.ClientSession() as session:
+        shell = ("python", "manage.py", "shell", "-v", "0", "-c", configuration(upstream.url))
+        done = await asyncio.to_thread(stack.run, "web", *shell)
+        found = re.search(r"TOKEN (\S+)", done.stdout)
+        assert found, done.stderr
+        load = Load(f"http://localhost:{stack.port}", found[1])
         wait_until = time.monotonic() + 10
-        while not load.acknowledged and time.monotonic() < wait_until:  # the policy reaches the workers in a moment
-            await load.call("from a container", session)
-    assert set(load.acknowledged.values()) == {"from a container"} == upstream.effects
-    (record,) = load.acknowledged
+        while record is None and time.monotonic() < wait_until:  # the policy reaches the workers in a moment
+            record = await load.by_mcp(WRITE, trace, session)
+    assert upstream.effects == {trace: 1}
     with psycopg.connect(stack.environment("web")["DATABASE_URL"]) as connection:
         row = connection.execute("SELECT code, actor FROM audit_record WHERE rid = %s", [record]).fetchone()
     assert row == ("ok", "load")

@@ -63,6 +63,8 @@ class Context(NamedTuple):
     deadline_seconds: float
     actor: str
     traceparent: str | None = None
+    tool: str = ""
+    on_behalf_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ class Upstream:
         self._ids += 1
         message = {"jsonrpc": "2.0", "id": self._ids, "method": method, "params": params}
         extra = headers_of(method, params, tool) if greeting.modern else {}
+        if trace := params.get("_meta", {}).get("traceparent"):
+            extra["traceparent"] = trace  # For what stands between us and the server, and reads HTTP only.
         answer, session = await self._post(message, self._ids, greeting, extra)
         return result_of(answer), session
 

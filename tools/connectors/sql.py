@@ -23,6 +23,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from tools.connectors import sql_guard
 from tools.connectors.base import Connector, ConnectorError, Context, Options, Result, Source, Spec, refuse_closed
+from tools.connectors.sql_comment import comment
 from tools.connectors.sql_tool import SqlTool
 from tools.connectors.sql_values import ADAPTERS, as_json
 from tools.egress import Egress, EgressDenied
@@ -63,6 +64,11 @@ class SqlOptions(Options):
     max_bytes: int = Field(default=1_048_576, ge=1024, le=16_777_216, description="Bytes of one answer at the most.")
     max_connections: int = Field(
         default=5, ge=1, le=100, description="Connections that each process keeps at the most."
+    )
+    comment: bool = Field(
+        default=True,
+        description="Say in a comment at the end of each statement who asks, for which call, so that the database's own"
+        " log can be read beside the ledger.",
     )
 
     model_config = Options.model_config | {"populate_by_name": True}
@@ -148,7 +154,8 @@ class SqlConnector(Connector):
         """Run the statement in a transaction that is rolled back, and take no more rows than allowed."""
         seconds = context.deadline_seconds
         async with self._failures():
-            columns, rows, cut = await self._within(seconds, self._ask(cast(SqlTool, spec), arguments, seconds))
+            work = self._ask(cast(SqlTool, spec), arguments, context)
+            columns, rows, cut = await self._within(seconds, work)
         return _result(columns, rows, cut)
 
     async def close(self) -> None:
@@ -195,22 +202,21 @@ class SqlConnector(Connector):
             version, user, is_superuser, can_write = await cursor.fetchone() or ("?", "?", False, False)
             return version, user, is_superuser, can_write
 
-    async def _ask(self, spec: SqlTool, arguments: dict[str, Any], seconds: float) -> _Answer:
+    async def _ask(self, spec: SqlTool, arguments: dict[str, Any], context: Context) -> _Answer:
         pool = await self._opened()
-        # A little less than the deadline, so that it is known for what the time was spent.
-        wait = seconds * 0.9
         try:
-            return await self._once(pool, spec, arguments, wait)
+            return await self._once(pool, spec, arguments, context)
         except _ConnectionLost:
             # Reading can be repeated. Connections that the server has closed meanwhile leave the pool first.
             await pool.check()
-            return await self._once(pool, spec, arguments, wait)
+            return await self._once(pool, spec, arguments, context)
 
-    async def _once(self, pool: _Pool, spec: SqlTool, arguments: dict[str, Any], wait: float) -> _Answer:
-        async with pool.connection(timeout=wait) as connection:
+    async def _once(self, pool: _Pool, spec: SqlTool, arguments: dict[str, Any], context: Context) -> _Answer:
+        # A little less than the deadline, so that it is known for what the time was spent.
+        async with pool.connection(timeout=context.deadline_seconds * 0.9) as connection:
             self._busy += 1
             try:
-                answer = await self._rows(connection, spec, arguments)
+                answer = await self._rows(connection, spec, arguments, context)
                 await connection.rollback()
             except psycopg.OperationalError as error:
                 if connection.closed:
@@ -298,12 +304,17 @@ class SqlConnector(Connector):
         return {**await self._keywords(), "context": ADAPTERS}
 
     async def _rows(
-        self, connection: psycopg.AsyncConnection[tuple[Any, ...]], spec: SqlTool, arguments: dict[str, Any]
+        self,
+        connection: psycopg.AsyncConnection[tuple[Any, ...]],
+        spec: SqlTool,
+        arguments: dict[str, Any],
+        context: Context,
     ) -> _Answer:
         """Column names, rows as JSON, and the notice when it was cut. Stops reading at the first row too many."""
         limits, rows, size = self._options, list[bytes](), 0
         columns: list[str] = []
-        async with connection.cursor() as cursor:
+        async with _Commented(connection) as cursor:
+            cursor.comment = comment(context) if limits.comment else b""
             size_of_fetch = min(_FETCH, limits.max_rows + 1)
             stream: Any = cursor.stream(spec.bound, spec.values(arguments), size=size_of_fetch)
             async with contextlib.aclosing(stream):
@@ -363,6 +374,20 @@ class SqlConnector(Connector):
 _Pool = AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
 # Column names, rows as JSON, and the notice when it was cut.
 _Answer = tuple[list[str], list[bytes], dict[str, Any] | None]
+
+
+class _Commented(psycopg.AsyncCursor[tuple[Any, ...]]):
+    """Adds a comment to the statement after psycopg has read it, which reads each text once: this one always differs.
+
+    A stream is never prepared, so that no plan is lost by it either.
+    """
+
+    comment = b""
+
+    def _convert_query(self, query: Any, params: Any = None) -> Any:
+        converted = super()._convert_query(query, params)
+        converted.query += self.comment
+        return converted
 
 
 class _ConnectionLost(Exception):

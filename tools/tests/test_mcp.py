@@ -312,6 +312,8 @@ async def test_only_our_own_headers_leave(connect, era):
         await connector.call(McpTool(name="echo"), {"a": 1}, make_context(traceparent=TRACE))
     names = {name.lower() for headers in upstream.headers for name in headers}
     allowed = {"host", "content-type", "accept", "content-length", "authorization", "mcp-protocol-version"}
+    allowed |= {"traceparent"}
+    assert [headers for headers in upstream.headers if headers.get("traceparent") == TRACE], "what reads HTTP only"
     assert names <= allowed | {"mcp-method", "mcp-name" if era == "modern" else "mcp-session-id"}
     assert {headers["Authorization"] for headers in upstream.headers} == {"Bearer our-own-token"}
     assert "canary" not in json.dumps(upstream.messages)
