@@ -10,6 +10,8 @@ from access.models import Role, User
 from agents.models import Agent, ModelProvider, Run
 from agents.runs import start_run
 from agents.tests.conftest import ECHO, make_agent, make_provider
+from audit.entry import Entry
+from audit.ledger import record
 from audit.models import Record
 
 pytestmark = pytest.mark.django_db
@@ -206,3 +208,11 @@ def test_a_provider_of_a_stronger_agent_can_only_be_looked_at(role):
     assert client.get(path).status_code == 200
     assert client.post(path, provider_form(kind="scripted", script="- {say: mine}")).status_code == 403
     assert ModelProvider.objects.get().script == provider.script
+
+
+def test_the_story_of_a_record_leads_to_the_run_that_it_belongs_to(root: Client, role: Role) -> None:
+    starter = User.objects.get(username="root")
+    run = start_run(make_agent(role, make_provider()), "Write.", starter=starter, door="admin")
+    call = record(Entry(kind="call", code="ok", door="agent", actor="agent-clerk-agent", trace_id=run.trace_id))
+    page = root.get(f"/admin/audit/record/{Record.objects.get(rid=call).pk}/change/").content.decode()
+    assert f"/admin/agents/run/{run.pk}/change/" in page
