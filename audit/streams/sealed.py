@@ -50,19 +50,20 @@ COLUMNS = (
 # However few records fit a filter, one look reads no more leaves than this.
 WINDOW = 5_000
 _SIZE = "SELECT coalesce(max(seq) + 1, 0) FROM audit_leaf"
+# Each leaf looks its record up: joined otherwise, PostgreSQL reads the whole ledger where a filter leaves little.
+_JOINED = """
+    FROM audit_leaf l LEFT JOIN LATERAL (
+        SELECT * FROM audit_record WHERE id = l.record_id AND at = l.at LIMIT 1) r ON true
+    WHERE l.seq >= %(start)s AND l.seq < %(end)s
+"""
 _READ = f"""
-    SELECT l.seq, r.id, r.leaf, {", ".join(f"r.{name}" for name in COLUMNS)}
-    FROM audit_leaf l LEFT JOIN audit_record r ON r.id = l.record_id AND r.at = l.at
-    WHERE l.seq >= %(start)s AND l.seq < %(end)s AND (r.id IS NULL OR (
+    SELECT l.seq, r.id, r.leaf, {", ".join(f"r.{name}" for name in COLUMNS)} {_JOINED} AND (r.id IS NULL OR (
         (%(kinds)s::text[] = '{{}}' OR r.kind = ANY (%(kinds)s::text[]))
         AND (%(decisions)s::text[] = '{{}}' OR r.decision = ANY (%(decisions)s::text[]))
         AND (%(tools)s::text[] = '{{}}' OR r.tool = ANY (%(tools)s::text[]))))
     ORDER BY l.seq LIMIT %(limit)s
-"""  # noqa: S608 - constants
-_GONE = """
-    SELECT l.seq FROM audit_leaf l LEFT JOIN audit_record r ON r.id = l.record_id AND r.at = l.at
-    WHERE l.seq >= %(start)s AND l.seq < %(end)s AND r.id IS NULL ORDER BY l.seq
 """
+_GONE = f"SELECT l.seq {_JOINED} AND r.id IS NULL ORDER BY l.seq"
 Filters = Mapping[str, Sequence[str]]
 EVERYTHING: Filters = {"kinds": (), "decisions": (), "tools": ()}
 
