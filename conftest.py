@@ -80,6 +80,8 @@ def _use_database(name: str) -> None:
         connection.close()
         connection.close_pool()
         connection.settings_dict["NAME"] = name
+    for database in settings.LEDGER_DATABASES.values():
+        database["NAME"] = name
 
 
 @pytest.fixture

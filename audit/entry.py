@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from audit.datakeys import KEY_COLUMNS, NOBODY, DataKeys, KeyRow, Subject
 from audit.masking import BY_SHAPE, Masker
-from audit.payload import SALT_BYTES, Payload, packed
+from audit.payload import SALT_BYTES, Payload, packed, packed_arguments
 from audit.verify import COLUMNS as COLUMNS
 from keyring.keys import KeyRing
 
@@ -167,7 +167,7 @@ def encode(
         args_commit = commitment(salt, b"a", entry.arguments)
         result_commit = commitment(salt, b"r", entry.result)
         key = keys.of(entry.subject or entry.actor_id or NOBODY, at_us)
-        sealed, key_id = key.encrypt(packed(_payload(entry, salt, masker)), rid.bytes), key.id
+        sealed, key_id = key.encrypt(_kept(entry, salt, masker), rid.bytes), key.id
     fields = (
         rid.bytes,
         _BIGINT.pack(at_us),
@@ -208,6 +208,12 @@ def encode(
     # What varies: arguments and detail; the rest of a record is less than a kilobyte.
     size = 1024 + len(sealed or b"") + len(entry.detail or "") + len(entry.shown or "")
     return Row(rid, at_us, (*fields, leaf, mac_of(keys.ring, leaf, writer_id, writer_seq)), size, key)
+
+
+def _kept(entry: Entry, salt: bytes, masker: Masker) -> bytes:
+    if entry.some_arguments is None and not entry.keeps_result:
+        return packed_arguments(salt, entry.arguments) if entry.arguments and entry.keeps_arguments else salt
+    return packed(_payload(entry, salt, masker))
 
 
 def _payload(entry: Entry, salt: bytes, masker: Masker) -> Payload:

@@ -36,6 +36,11 @@ def packed(payload: Payload) -> bytes:
     return b"".join(parts)
 
 
+def packed_arguments(salt: bytes, arguments: bytes) -> bytes:
+    """The same of salt and arguments alone: what almost every call keeps, at a third of the cost."""
+    return salt + _HEAD.pack(_ARGUMENTS, len(arguments)) + arguments
+
+
 def unpacked(plain: bytes) -> Payload:
     """What `packed` was given. Raises ValueError."""
     found: dict[bytes, bytes] = {}

@@ -18,7 +18,7 @@ from audit.entry import COLUMNS, Entry, commitment, encode, leaf_of, mac_of
 from audit.ledger import Ledger, record
 from audit.models import DataKey, Record
 from audit.opening import KeyDestroyed, payload_of
-from audit.payload import Payload, packed, unpacked
+from audit.payload import Payload, packed, packed_arguments, unpacked
 from audit.verify import FORMATS
 from keyring.keys import DecryptionError, ring
 from mcpsite.postgres import conninfo
@@ -78,6 +78,10 @@ async def in_thread(call, *arguments):
 )
 def test_a_payload_comes_back_as_it_was(payload: Payload) -> None:
     assert unpacked(packed(payload)) == payload
+
+
+def test_arguments_alone_are_packed_the_same() -> None:
+    assert packed_arguments(b"s" * 32, b"{}") == packed(Payload(b"s" * 32, b"{}"))
 
 
 @pytest.mark.parametrize("cut", [1, 3, 6])
