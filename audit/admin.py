@@ -43,6 +43,7 @@ from audit.models import Record
 from audit.outside.admin import AnchorAdmin as AnchorAdmin
 from audit.packs.admin import EvidencePackAdmin as EvidencePackAdmin
 from audit.privacy.admin import PrivacyAdmin as PrivacyAdmin
+from audit.sealing.admin import HeadAdmin as HeadAdmin
 from audit.story import Story, address_of, milliseconds
 from audit.streams.admin import StreamAdmin as StreamAdmin
 from audit.theme import badge, display

@@ -96,6 +96,7 @@ MEANINGS: Mapping[str, str] = {
     "stream_recovered": "a stream is well again",
     "ledger_key_rotated": "another key signs the heads of the ledger from now on; both have signed that",
     "ledger_records_refused": "records that are not as their writer wrote them were found, and not sealed",
+    "ledger_restored": "somebody accepted that an older state of the ledger was restored, and said why",
     "ledger_not_sealed": "the sealer must not go on; the log says why, and what to do",
     "writer_started": "a process that carries out calls began to write records under its `writer_id`",
     "writer_stopped": "it ended in good order: this is the last record of its `writer_id`",

@@ -25,6 +25,7 @@ from django.db import connections
 from psycopg import pq
 
 from audit.datakeys import INSERT_KEY, KEY_COLUMNS, DataKeys
+from audit.durability import SWITCHED_OFF, complaint
 from audit.entry import ALL_COLUMNS, INSERT, Entry, Row, encode, key_values, python_values
 from audit.histogram import Histogram
 from audit.masking import known
@@ -513,6 +514,10 @@ class Ledger:
 
 
 def _prepare(pg: pq.abc.PGconn) -> None:
+    """Make the statements ready, on a server that keeps what it has committed."""
+    found = pg.exec_(SWITCHED_OFF.encode())
+    if fault := complaint((found.get_value(row, 0) or b"").decode() for row in range(found.ntuples)):
+        raise psycopg.OperationalError(fault)
     places = ", ".join(f"${place}" for place in range(1, len(KEY_COLUMNS) + 1))
     _check(pg.prepare(b"key", INSERT_KEY.format(places).encode(), [_OIDS[kind] for _, kind in KEY_COLUMNS]))
     oids = [_OIDS[kind] for _, kind in ALL_COLUMNS]

@@ -29,6 +29,7 @@ from audit.histogram import BOUNDS_US, Histogram
 from audit.ledger import Ledger
 from audit.outside.ages import AGES, expected
 from audit.retention.gauges import GAUGES, samples
+from audit.sealing.progress import PROGRESS, Progress
 from audit.streams.steering import STANDING, Standing
 from gateway.feed import Feed
 from gateway.limits import Budgets
@@ -80,6 +81,12 @@ _LISTED = (
     Family("mcpsite_ledger_archives", "gauge", "Cold exports of months.", ("state",)),
     Family("mcpsite_ledger_expiries", "gauge", "Months of which records are or were past their time.", ("state",)),
     Family("mcpsite_ledger_holds", "gauge", "Legal holds in force."),
+    Family("mcpsite_seal_lag_seconds", "gauge", "How long the first record without a seal has waited for it."),
+    Family("mcpsite_records_unsealed", "gauge", "Records that wait for their seal; at most 10,000 are counted."),
+    Family("mcpsite_records_refused", "gauge", "Records that are not as their writer wrote them, and are not sealed."),
+    Family("mcpsite_heads", "counter", "Signed heads of the ledger."),
+    Family("mcpsite_head_size", "gauge", "Records that the newest head is over."),
+    Family("mcpsite_head_age_seconds", "gauge", "Since the newest head; every minute there is one."),
     Family("mcpsite_ledger_available", "gauge", "1 when every process can write the ledger.", join=min),
     Family("mcpsite_budget_requests", "counter", "Answers of budgets, by whose bucket it was.", ("bucket", "outcome")),
     Family("mcpsite_budget_alone", "gauge", "Processes that count budgets by themselves, since Redis is away."),
@@ -255,6 +262,7 @@ async def _jobs(conninfo: str) -> Samples:
         retention = await (await connection.execute(GAUGES)).fetchall()
         streams = [Standing(*row) for row in await (await connection.execute(STANDING)).fetchall()]
         verified = await (await connection.execute(_VERIFIED)).fetchall()
+        progress = await (await connection.execute(PROGRESS)).fetchone()
     return {
         "mcpsite_database_up": {(): [1]},
         "mcpsite_jobs": {(queue, state): [count] for queue, state, count, *_ in (*active, *finished)},
@@ -271,11 +279,25 @@ async def _jobs(conninfo: str) -> Samples:
         "mcpsite_stream_alarm": {(each.name,): [int(bool(each.alarm))] for each in streams},
         "mcpsite_ledger_faults": {(scope,): [found] for scope, found, _ in verified},
         "mcpsite_ledger_verified_seconds": {(scope,): [age] for scope, _, age in verified},
+        **(_sealing(Progress.of(progress)) if progress else {}),
     }
 
 
 def _ages(rows: Iterable[tuple[str, str, float | None]], wanted: str) -> dict[tuple[str, ...], list[float]]:
     return {(name,): [age] for what, name, age in rows if what == wanted and age is not None}
+
+
+def _sealing(progress: Progress) -> Samples:
+    found: Samples = {
+        "mcpsite_seal_lag_seconds": {(): [progress.lag_seconds]},
+        "mcpsite_records_unsealed": {(): [progress.waiting]},
+        "mcpsite_records_refused": {(): [progress.refused]},
+    }
+    if progress.number is not None and progress.size is not None:
+        found["mcpsite_heads"] = {(): [progress.number + 1]}
+        found["mcpsite_head_size"] = {(): [progress.size]}
+        found["mcpsite_head_age_seconds"] = {(): [progress.head_age_seconds]}
+    return found
 
 
 # --- All of it -------------------------------------------------------------------------------------------------------

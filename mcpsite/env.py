@@ -81,6 +81,12 @@ def late_secret(name: str, help: str) -> Callable[[], str | None]:
     return lambda: secret(name, help)
 
 
+def secret_path(name: str) -> Path | None:
+    """The file whose content is the secret; None when there is none, or the variable itself has it."""
+    path = os.environ.get(f"{name}_FILE", "").strip()
+    return Path(path) if path else None
+
+
 def flag(name: str, help: str, default: bool = False) -> bool:
     """`1/true/yes/on` or `0/false/no/off`."""
     value = _raw(name, help, "true" if default else "false")

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -30,14 +30,19 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from audit.durability import SWITCHED_OFF, complaint
+from audit.sealing.progress import PROGRESS, Progress
 from mcpsite.postgres import conninfo
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ANSWER_SECONDS = 0.06
 _SLICES = 12
 _GIVE_UP_SECONDS = 5
 _ALARMED = "SELECT EXISTS (SELECT 1 FROM audit_streamstate WHERE alarm <> '')"
+_LONGEST_LAG_SECONDS = 10.0
 _APPLIED = "SELECT app, name FROM django_migrations"
 
 
@@ -50,6 +55,7 @@ class Probe:
         self._migrated = False
         # Whether a stream of the ledger had an alarm when PostgreSQL last answered.
         self.stream_alarm = False
+        self.seal_lag_seconds = 0.0
 
     async def answers(self, within: float = ANSWER_SECONDS) -> bool:
         """Whether PostgreSQL answered a query within so many seconds."""
@@ -67,6 +73,7 @@ class Probe:
                 connection = await self._connected()
                 await connection.execute("SELECT 1")
                 await self._look_at_streams(connection)
+                await self._look_at_seals(connection)
         except (psycopg.Error, OSError, TimeoutError) as error:
             logger.warning("PostgreSQL does not answer the health check: %s", str(error).partition("\n")[0])
             await self._drop()
@@ -77,6 +84,17 @@ class Probe:
             row = await (await connection.execute(_ALARMED)).fetchone()
             self.stream_alarm = bool(row and row[0])
 
+    async def _look_at_seals(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Never a reason to call PostgreSQL away: before migrations, or while they hold locks, nothing is known."""
+        try:
+            row = await (await connection.execute(PROGRESS)).fetchone()
+        except psycopg.errors.Error as error:
+            if connection.broken:
+                raise
+            logger.debug("how far sealing has come is not known: %s", error)
+            return
+        self.seal_lag_seconds = Progress.of(row).lag_seconds if row else 0.0
+
     async def migrated(self) -> bool:
         """Whether nothing is left to migrate; asked only while PostgreSQL answers. Once true, it stays so."""
         if not self._migrated:
@@ -85,10 +103,18 @@ class Probe:
             self._migrated = wanted <= {(app, name) for app, name in rows}
         return self._migrated
 
+    async def forgetful(self) -> str:
+        """Why this server is not to be trusted with a ledger; empty when there is nothing to say."""
+        rows = await (await (await self._connected()).execute(SWITCHED_OFF)).fetchall()
+        return complaint(name for (name,) in rows)
+
     async def _connected(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
             self._connection = await psycopg.AsyncConnection.connect(
-                conninfo(settings.DATABASES["default"]), autocommit=True, application_name="mcpsite health"
+                conninfo(settings.DATABASES["default"]),
+                autocommit=True,
+                application_name="mcpsite health",
+                options="-c lock_timeout=20",
             )
         return self._connection
 
@@ -185,11 +211,11 @@ class Health(_View):
     http_method_names = ["get", "head", "options"]
 
     async def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """The state of both engines."""
+        """The state of both engines, and whether the ledger is sealed in time."""
         found = await asyncio.gather(*(check.get_result() for check in self.get_checks()))
         postgresql, redis = (result.error is None for result in found)
-        streams = not probe().stream_alarm
-        status = "unhealthy" if not postgresql else "healthy" if redis and streams else "degraded"
+        fine = redis and not probe().stream_alarm and probe().seal_lag_seconds <= _LONGEST_LAG_SECONDS
+        status = "unhealthy" if not postgresql else "healthy" if fine else "degraded"
         body = {
             "status": status,
             "service": "mcpsite",
@@ -215,16 +241,23 @@ async def readyz(request: HttpRequest) -> HttpResponse:
         reasons.append("PostgreSQL does not answer.")
     elif not await _migrated():
         reasons.append("There are migrations to apply.")
+    elif forgetful := await _asked(probe().forgetful(), "whether it keeps what it commits"):
+        reasons.append(forgetful)
     return _uncached(JsonResponse({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200))
 
 
 async def _migrated() -> bool:
+    return bool(await _asked(probe().migrated(), "the migrations"))
+
+
+async def _asked(question: Awaitable[T], what: str) -> T | None:
+    """The answer of PostgreSQL; None, and a line in the log, when it gives none."""
     try:
         async with asyncio.timeout(_GIVE_UP_SECONDS):
-            return await probe().migrated()
+            return await question
     except (psycopg.Error, OSError, TimeoutError) as error:
-        logger.warning("the migrations cannot be read: %s", error)
-        return False
+        logger.warning("PostgreSQL does not say %s: %s", what, error)
+        return None
 
 
 def _uncached(response: HttpResponse) -> HttpResponse:

@@ -227,6 +227,13 @@ def LEDGER_SIGNING_KEYS() -> str | None:
     return _signing_keys() or (DATA_DIR.secret("ledger_signing_keys") if DATA_DIR.exists else None)
 
 
+def LEDGER_SIGNING_KEYS_PATH() -> Path | None:
+    """The file that the keys are in; None when a variable holds them."""
+    if env.is_set("LEDGER_SIGNING_KEYS"):
+        return env.secret_path("LEDGER_SIGNING_KEYS")
+    return DATA_DIR.path / "secrets/ledger_signing_keys" if DATA_DIR.exists else None
+
+
 _state_file = env.text(
     "LEDGER_STATE_FILE",
     "Where the sealer remembers its newest head, outside of the database. Default: in the data directory.",

@@ -16,6 +16,7 @@ from django.utils import timezone
 
 from audit.outside.contradictions import unsettled
 from audit.summary import refused_since
+from mcpsite.doctor import SEES_CHECKS
 from tools.models import DataSource
 
 _BADGES_KEPT_SECONDS = 15
@@ -68,6 +69,7 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             Place("Exports", "download", "audit.Export"),
             Place("Evidence packs", "inventory_2", "audit.EvidencePack"),
             Place("Streams", "cell_tower", "audit.Stream"),
+            Place("Evidence", "verified", "audit.Head"),
             Place("Anchors", "anchor", "audit.Anchor"),
             Place("Contradictions", "report", "audit.Contradiction", "contradicted"),
         ),
@@ -114,6 +116,8 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
     if request.user.has_perm("audit.view_record"):
         overview = _item("Overview", "verified_user", reverse("audit-overview"))
         groups = [_with(group, overview) if group["title"] == "Audit" else group for group in groups]
+    if request.user.has_perm(SEES_CHECKS):
+        groups[-1]["items"].append(_item("Doctor", "stethoscope", reverse("doctor-page")))
     groups[-1]["items"].append(_item("API documentation", "api", reverse("api-docs")))
     if audits_only(request.user):
         groups.sort(key=lambda group: (group["title"] != "", group["title"] not in AUDIT))

@@ -23,6 +23,8 @@ from audit.streams import api as streams_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
 from mcpsite import auditing, health, landing, palette
+from mcpsite import pages as site_pages
+from mcpsite.api import DoctorView
 from tools import api as tools_api
 
 handler400 = "mcpsite.errors.bad_request"
@@ -78,6 +80,7 @@ api = [
     path("audit/consistency/", proofs_api.ConsistencyView.as_view(), name="consistency"),
     path("audit/keys/", proofs_api.KeysView.as_view(), name="ledger-keys"),
     path("audit/verify.py", proofs_api.VerifierView.as_view(), name="verifier"),
+    path("doctor/", DoctorView.as_view(), name="doctor"),
     path("schema/", SpectacularAPIView.as_view(permission_classes=[IsAuthenticated]), name="api-schema"),
     *resources.urls,
 ]
@@ -88,6 +91,7 @@ urlpatterns = [
     path("admin/logout/", admin.site.admin_view(pages.log_out)),
     path("admin/password_change/", admin.site.admin_view(pages.change_password)),
     path("admin/tools/tool/<uuid:pk>/try/", admin.site.admin_view(try_tool), name="try-tool"),
+    path("admin/doctor/", admin.site.admin_view(site_pages.doctor), name="doctor-page"),
     path("admin/search/", admin.site.admin_view(palette.search)),
     path("admin/audit/overview/", admin.site.admin_view(auditing.overview), name="audit-overview"),
     path("admin/", admin.site.admin_view(auditing.index)),

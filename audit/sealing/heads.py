@@ -20,6 +20,10 @@ class CannotSeal(Exception):
     code = "ledger_not_sealed"
 
 
+class OlderState(CannotSeal):
+    """The database does not have the newest head that this sealer made."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A head of the database."""

@@ -13,10 +13,12 @@ import psycopg
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from audit.sealing.heads import CannotSeal
+from audit.durability import SWITCHED_OFF, complaint
+from audit.sealing.heads import CannotSeal, OlderState
 from audit.sealing.keys import signers
 from audit.sealing.sealer import Sealer
 from audit.sealing.state import State
+from audit.verify import Head
 from keyring.keys import ring
 
 logger = logging.getLogger("audit.sealing")
@@ -26,6 +28,7 @@ PACE_SECONDS = 0.2
 _STANDBY_SECONDS = 1.0
 _AGAIN_SECONDS = 2.0
 _REFUSED_SECONDS = 5.0
+_ATTEMPTS, _ATTEMPT_SECONDS = 20, 0.2
 _SESSION = "-c synchronous_commit=on -c statement_timeout=60000 -c lock_timeout=5000 -c timezone=UTC"
 
 
@@ -34,6 +37,7 @@ def run(conninfo: str, stop: Event) -> None:
     said = ""
     while not stop.is_set():
         try:
+            refuse_forgetful(conninfo)
             with connect(conninfo) as connection:
                 _serve(connection, stop)
         except (CannotSeal, ImproperlyConfigured, ValueError, OSError) as error:
@@ -74,6 +78,45 @@ def state() -> State:
             "LEDGER_STATE_FILE is not set: name a file outside of the database, for the newest head that was made."
         )
     return State(path)
+
+
+def accept_restore(conninfo: str, reason: str) -> Head:
+    """Go on from an older state of the database that was restored on purpose: returns the head that says so.
+
+    Raises CannotSeal when there is nothing to accept, or something else than that in the way.
+    """
+    try:
+        with connect(conninfo) as connection:
+            return _go_on(sealer_on(connection), reason)
+    except psycopg.Error as error:
+        raise CannotSeal(f"PostgreSQL does not take it: {error}") from error
+
+
+def _go_on(sealer: Sealer, reason: str) -> Head:
+    _lock_between_attempts(sealer)
+    try:
+        sealer.open()
+    except OlderState:
+        sealer.open(after_restore=True)
+        return sealer.accept_restore(reason, state().read())
+    raise CannotSeal("The database has the newest head that the sealer made: there is nothing to accept.")
+
+
+def _lock_between_attempts(sealer: Sealer) -> None:
+    """A sealer that refuses lets go of the lock between its attempts; one that seals does not."""
+    for _attempt in range(_ATTEMPTS):
+        if sealer.lock():
+            return
+        time.sleep(_ATTEMPT_SECONDS)
+    raise CannotSeal("A sealer is at work, so it has nothing to refuse: there is nothing to accept.")
+
+
+def refuse_forgetful(conninfo: str) -> None:
+    """Raise CannotSeal when PostgreSQL may forget what ordinary sessions have committed."""
+    with psycopg.connect(conninfo, autocommit=True, connect_timeout=5) as connection:
+        found = complaint(row[0] for row in connection.execute(SWITCHED_OFF))
+    if found:
+        raise CannotSeal(found)
 
 
 def _serve(connection: psycopg.Connection, stop: Event, clock: Callable[[], float] = time.monotonic) -> None:

@@ -23,7 +23,7 @@ from audit.datakeys import DataKeys
 from audit.entry import ALL_COLUMNS, INSERT, Entry, encode, python_values, uuid7
 from audit.sealing import frontier, heads, requests
 from audit.sealing.gaps import Gaps
-from audit.sealing.heads import CannotSeal, Stored
+from audit.sealing.heads import CannotSeal, OlderState, Stored
 from audit.sealing.keys import Signer, key_of, signed
 from audit.sealing.records import Examiner, Seen, among, in_ranges, read
 from audit.sealing.state import Known, State
@@ -85,6 +85,7 @@ class Sealer:
         self._clock = clock
         self._writer_id = uuid7()
         self._passed_over: list[UUID] = []
+        self._broken: dict[str, Any] = {}
 
     # --- Where we are -------------------------------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class Sealer:
             return
         number = self._newest.head.number if self._newest else "none"
         what = "has another head of that number" if there else f"ends with head {number}"
-        raise CannotSeal(
+        raise OlderState(
             f"The newest head that this sealer made is number {known.number}, and the database {what}: an older backup"
             " was restored, or the ledger was changed. Nothing is sealed. If the restore was meant, run: manage.py"
             " ledger accept-restore --reason '…'"
@@ -208,6 +209,9 @@ class Sealer:
         refused = [each for each in found if each.refused]
         with self._connection.transaction():
             self._newest = self._head([each for each in found if not each.refused], further)
+            if self._broken:
+                self._record(code="ledger_restored", detail={**self._broken, "head": self._newest.head.number})
+                self._broken = {}
             self._refuse(refused)
         self._state.write(Known(self._newest.head.number, self._newest.head.hash))
 
@@ -216,6 +220,7 @@ class Sealer:
         said = [f"break {urlsafe_b64encode(reason.encode()).decode().rstrip('=')}"]
         if lost:
             said.append(f"lost {lost.number} {b64encode(lost.hash).decode()}")
+        self._broken = {"reason": reason, "lost": lost and lost.number}
         self._commit([], tuple(said))
         assert self._newest is not None
         return self._newest.head

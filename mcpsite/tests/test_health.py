@@ -12,6 +12,7 @@ import pytest
 from django.conf import settings
 from django.test import AsyncRequestFactory, RequestFactory
 
+from audit.durability import complaint
 from mcpsite import health
 from mcpsite.postgres import conninfo
 
@@ -23,6 +24,31 @@ IN_TIME_SECONDS = 0.1
 async def disconnected():
     yield
     await health.probe().close()
+
+
+@pytest.fixture(autouse=True)
+def no_sealer_is_expected(monkeypatch):
+    """No sealer runs here, and other tests leave records."""
+    monkeypatch.setattr(health, "_LONGEST_LAG_SECONDS", float("inf"))
+
+
+@pytest.mark.parametrize(("lag", "said"), [(9.9, "healthy"), (10.1, "degraded")])
+async def test_a_ledger_that_is_not_sealed_in_time_degrades_the_site(monkeypatch, lag, said):
+    monkeypatch.setattr(health, "_LONGEST_LAG_SECONDS", 10.0)
+    monkeypatch.setattr(health, "PROGRESS", f"SELECT 1, 1, now(), 0::float, {lag}::float, 1, 0")
+    for _ in range(20):
+        status, body, _ = await ask()
+        if body["status"] == said:
+            break
+    assert (status, body["status"], body["postgresql"], body["redis"]) == (200, said, "connected", "connected")
+
+
+async def test_a_server_that_may_forget_keeps_a_site_from_being_ready(monkeypatch):
+    await warm()
+    monkeypatch.setattr(health, "SWITCHED_OFF", "SELECT 'fsync'")
+    status, body, _ = await ask(health.ready, **{"mcpsite.gateway": Ready(True)})
+    assert status == 503
+    assert body["reasons"] == [complaint(["fsync"])]
 
 
 @pytest.fixture
