@@ -44,6 +44,12 @@ _GIVE_UP_SECONDS = 5
 _ALARMED = "SELECT EXISTS (SELECT 1 FROM audit_streamstate WHERE alarm <> '')"
 _LONGEST_LAG_SECONDS = 10.0
 _APPLIED = "SELECT app, name FROM django_migrations"
+# As `audit.outside.contradictions`: what no later head with a signed break explains.
+_CONTRADICTED = """
+SELECT 1 FROM audit_contradiction c WHERE NOT EXISTS (
+    SELECT FROM audit_head h WHERE position(E'\\nbreak ' in h.note) > 0 AND h.sealed_at > c.sealed_at
+) LIMIT 1
+"""
 
 
 class Probe:
@@ -51,6 +57,8 @@ class Probe:
 
     def __init__(self) -> None:
         self._connection: psycopg.AsyncConnection[Any] | None = None
+        # Whether a witness or an anchor held a head against the ledger when PostgreSQL last answered.
+        self.contradicted = False
         self._question: asyncio.Task[None] | None = None
         self._migrated = False
         # Whether a stream of the ledger had an alarm when PostgreSQL last answered.
@@ -81,6 +89,7 @@ class Probe:
 
     async def _look_at_streams(self, connection: psycopg.AsyncConnection[Any]) -> None:
         with contextlib.suppress(psycopg.errors.UndefinedTable):  # before the first migration
+            self.contradicted = await (await connection.execute(_CONTRADICTED)).fetchone() is not None
             row = await (await connection.execute(_ALARMED)).fetchone()
             self.stream_alarm = bool(row and row[0])
 
@@ -223,6 +232,8 @@ class Health(_View):
             "redis": "connected" if redis else "disconnected",
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
+        if postgresql and probe().contradicted:
+            body |= {"status": "degraded", "ledger": "contradicted"}
         return JsonResponse(body, status=200 if postgresql else 503)
 
 

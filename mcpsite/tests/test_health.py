@@ -178,3 +178,11 @@ async def test_a_process_lives_as_long_as_it_answers(monkeypatch):
 def test_under_wsgi_no_connection_is_left_behind():
     response = asyncio.run(health.health(RequestFactory().get("/health")))
     assert response.status_code in (200, 503)
+
+
+async def test_a_head_that_is_held_against_the_ledger_is_told(monkeypatch):
+    monkeypatch.setattr(health, "_CONTRADICTED", "SELECT 1")
+    status, body, _ = await ask()
+    assert (status, body["status"], body["ledger"]) == (200, "degraded", "contradicted")
+    monkeypatch.setattr(health, "_CONTRADICTED", "SELECT 1 FROM no_such_table")
+    assert (await ask())[0] == 200, "before the first migration there is no such table"
