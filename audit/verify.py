@@ -649,7 +649,8 @@ def read_witness(path: str) -> tuple[Witnessed, list[str]]:
     keys: list[str] = []
     if text.lstrip().startswith("{"):
         document = _json(text, path)
-        keys = [each for each in document.get("keys") or [] if isinstance(each, str)]
+        named = [document.get("key"), *(document.get("former") or []), *(document.get("keys") or [])]
+        keys = [each for each in named if isinstance(each, str)]
         held = next((document[name] for name in ("head", "note", "to") if isinstance(document.get(name), str)), None)
         if held is None:
             raise Unusable(f"{path} holds no head of a witness")
@@ -1821,7 +1822,8 @@ class Verification:
             "SELECT count(*) FROM audit_leaf l WHERE record_id > %s AND record_id < %s"
             " AND NOT EXISTS (SELECT FROM audit_record r WHERE r.id = l.record_id)"
         )
-        suspects = sum(1 for each in self._suspects if after <= each.id <= before)
+        changed = (each for each in self._suspects if each.seq is not None or each.computed != each.own_leaf)
+        suspects = sum(1 for each in changed if after <= each.id <= before)
         return int(self._database.value(query, after, before)) + suspects
 
     # The witness, and the end

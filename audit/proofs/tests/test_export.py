@@ -1,0 +1,125 @@
+"""What the site exports is verified by the program that stands alone, and what was changed on the way is named."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import shutil
+
+import pytest
+from django.db import connection
+
+from audit.export.lines import pages
+from audit.export.targets import Folder
+from audit.export.writing import write_export
+from audit.models import Record
+from audit.proofs.tests.conftest import make_record
+from audit.verify import Options, main, verify_export
+from bench.small_sealer import Signer, store
+
+
+@pytest.fixture
+def export(evidence, tmp_path):
+    """An export of the first forty leaves, which are all there are; its folder."""
+    made = [make_record(tool=f"tool_{number}", actor="dora", detail='{"message": "é"}') for number in range(40)]
+    evidence.leaves((each.pk, each.at, bytes(each.leaf)) for each in made)
+    evidence.head(made[-1].at)
+    evidence.head(made[-1].at)
+    with connection.cursor() as cursor:
+        store(cursor, evidence.rows)
+    folder = tmp_path / "export"
+    rows = Record.objects.filter(pk__in=[each.pk for each in made])
+    keys = [str(evidence.signer.key)]
+
+    def sign(content, purpose):
+        return evidence.signer.manifest(purpose, content)
+
+    write_export(Folder(folder), pages(rows), scope="all", by="dora", keys=keys, sign=sign)
+    return folder
+
+
+def verdict(folder, sealer, **options):
+    return verify_export(str(folder), Options(keys=(str(sealer.signer.key),), **options))
+
+
+def rewrite(folder, change, sealer=None):
+    """Change the lines of the records; with a sealer, let it sign a manifest that fits."""
+    path = folder / "records-00001.jsonl.gz"
+    lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    change(lines)
+    path.write_bytes(gzip.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines)))
+    if sealer is None:
+        return
+    manifest = json.loads((folder / "manifest.json").read_text())
+    entry = next(each for each in manifest["files"] if each["name"] == path.name)
+    content = path.read_bytes()
+    entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), records=len(lines))
+    raw = json.dumps(manifest).encode()
+    (folder / "manifest.json").write_bytes(raw)
+    (folder / "manifest.sig").write_text(sealer.signer.manifest("export", raw))
+
+
+def test_an_export_that_nobody_touched_is_whole(export, evidence, tmp_path):
+    report = verdict(export, evidence)
+    assert (report.verdict, report.facts["records"]) == ("OK", 40), str(report)
+    assert any("roots of 2 heads follow" in note or "roots of 1 heads follow" in note for note in report.notes)
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "export")
+    assert verdict(archive, evidence, jobs=2).verdict == "OK"
+
+
+def test_a_changed_file_is_not_the_one_of_the_manifest(export, evidence):
+    rewrite(export, lambda lines: lines[3]["record"].update(actor="mallory"))
+    report = verdict(export, evidence)
+    assert [(each.verdict, each.place) for each in report.findings] == [
+        ("MODIFIED", {"file": "records-00001.jsonl.gz"})
+    ] or report.verdict in ("MODIFIED", "MISSING")
+    assert "not the one that the manifest names" in str(report)
+
+
+def test_a_changed_record_is_named_even_if_the_manifest_was_signed_for_it(export, evidence):
+    rewrite(export, lambda lines: lines[3]["record"].update(actor="mallory"), evidence)
+    found = verdict(export, evidence).findings
+    assert [(each.verdict, each.place["seq"], each.place["line"]) for each in found] == [("MODIFIED", 3, 4)]
+
+
+def test_a_record_that_was_taken_out_is_missed(export, evidence):
+    rewrite(export, lambda lines: lines.pop(7), evidence)
+    assert [(each.verdict, each.place["seq"]) for each in verdict(export, evidence).findings] == [("MISSING", 7)]
+
+
+def test_records_in_each_others_places_do_not_make_the_root(export, evidence):
+    def swap(lines):
+        lines[3]["seq"], lines[4]["seq"] = lines[4]["seq"], lines[3]["seq"]
+
+    rewrite(export, swap, evidence)
+    report = verdict(export, evidence)
+    assert report.verdict == "MODIFIED"
+    assert "not those that the head was signed over" in str(report)
+
+
+def test_a_manifest_of_somebody_else_is_refused(export, evidence):
+    evidence.signer = Signer()
+    rewrite(export, lambda lines: None, evidence)
+    report = verify_export(str(export), Options())
+    assert "not signed by a key of this ledger" in str(report)
+
+
+def test_a_file_that_the_manifest_does_not_name_is_told(export, evidence):
+    (export / "more.txt").write_text("x")
+    assert [(each.verdict, each.place) for each in verdict(export, evidence).findings] == [
+        ("INSERTED", {"file": "more.txt"})
+    ]
+
+
+def test_the_exit_code_tells(export, evidence, tmp_path, capsys):
+    key = str(evidence.signer.key)
+    assert main(["export", str(export), "--key", key]) == 0
+    assert capsys.readouterr().out.startswith("OK")
+    assert main(["export", str(export), "--key", key.replace("drill", "other")[:20]]) == 2
+    assert main(["export", str(tmp_path), "--jobs", "1"]) in (0, 2)
+    assert main(["proof", str(tmp_path / "nothing.json")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    rewrite(export, lambda lines: lines.pop(7))
+    assert main(["export", str(export), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["verdict"] == "MODIFIED"
