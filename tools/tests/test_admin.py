@@ -134,7 +134,8 @@ def test_testing_a_source_remembers_and_records_the_outcome(client):
     assert answer["HX-Redirect"] == change_url(source)
     source.refresh_from_db()
     assert source.check_ok is False
-    assert Record.objects.get(object_id=str(source.pk)).code == "test"
+    codes = Record.objects.filter(object_id=str(source.pk)).order_by("id").values_list("kind", "code")
+    assert list(codes) == [("system", "check_failed"), ("config", "test")]
 
 
 def test_a_tool_is_written_by_hand_published_and_recorded(client):
