@@ -16,6 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from audit.ledger import record
+from audit.masking import known
 from audit.system import system_event
 from keyring.keys import DecryptionError
 from tools.connectors.base import Connector, ConnectorError, Offer
@@ -91,7 +92,8 @@ def check_source(row: DataSource) -> CheckOutcome:
         found = _with_connector(row, lambda connector: connector.check())
         outcome = CheckOutcome(True, _printable(found, _LONGEST_MESSAGE))
     except (ConnectorError, DecryptionError, ValueError) as error:
-        outcome = CheckOutcome(False, _printable(_sentence(error), _LONGEST_MESSAGE))
+        said = known().refresh().text(_sentence(error))
+        outcome = CheckOutcome(False, _printable(said, _LONGEST_MESSAGE))
     with transaction.atomic():
         before = DataSource.objects.select_for_update().values_list("check_ok", flat=True).get(pk=row.pk)
         DataSource.objects.filter(pk=row.pk).update(

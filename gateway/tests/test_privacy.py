@@ -29,6 +29,7 @@ from mcpsite.logs import JsonFormatter
 from tools.connectors.base import ConnectorError
 from tools.models import DataSource, Tool
 from tools.recording import subject_hash
+from tools.sync import check_source
 
 
 async def use(gateway: Gateway, policy: Any, name: str = "echo", **fields: Any) -> None:
@@ -253,3 +254,19 @@ def _call_ids(reply: Any) -> Iterator[str]:
     meta = body.get("result", {}).get("_meta", {}) or body.get("error", {}).get("data", {}) or {}
     if "mcpsite/call" in meta:
         yield meta["mcpsite/call"]
+
+
+async def test_a_failed_check_keeps_no_secret_of_its_source(company: Company, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = f"canary-{secrets.token_hex(8)}"
+
+    def fail(row: DataSource, ask: object) -> None:
+        raise ConnectorError("upstream_refused", f"refused {secret}")
+
+    monkeypatch.setattr("tools.sync._with_connector", fail)
+
+    def check() -> DataSource:
+        source = DataSource.objects.create(name="leaky", kind="mcp", secrets={"token": secret})
+        assert check_source(source).message == "refused [secret]"
+        return source
+
+    assert (await in_thread(check)).check_message == "refused [secret]"
