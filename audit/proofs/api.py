@@ -125,6 +125,7 @@ class HeadViewSet(viewsets.ReadOnlyModelViewSet[Head]):
     lookup_field = "number"
     ordering = ("-number",)
     action_permissions = dict.fromkeys(("list", "retrieve", "newest"), SEE_HEADS)
+    further_problems = {"newest": (404,)}
 
     def get_object(self) -> Head:
         """The head of that number; 404 also for what no head can be called."""
@@ -183,7 +184,7 @@ class ProofView(EvidenceView):
 class ConsistencyView(EvidenceView):
     """The consistency proof between two heads."""
 
-    further_problems = {"get": (404, 409)}
+    further_problems = {"get": (400, 404, 409)}
 
     @extend_schema(
         parameters=[
