@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from rest_framework.reverse import reverse
 
 from audit.arguments import PERMISSION
-from audit.conditions import Tagged, checked
+from audit.conditions import Guarded, checked
 from audit.export.asking import ExportRefused, ask_for_export, cancel_export, delete_export, may_read
 from audit.export.download import download
 from audit.export.models import Export
@@ -46,6 +46,13 @@ class ExportFinished(exceptions.APIException):
     status_code = 409
     default_code = "export_finished"
     default_detail = "The export is finished."
+
+
+class NoSuchRange(exceptions.APIException):
+    """The archive is shorter than the range that was asked for."""
+
+    status_code = 416
+    default_code = "range_not_satisfiable"
 
 
 class AnyContent(DefaultContentNegotiation):
@@ -106,13 +113,13 @@ class NewExportSerializer(serializers.Serializer[Any]):
             raise serializers.ValidationError({error.name[:80]: str(error)}) from error
 
 
-class ArchiveViewSet(Tagged, mixins.ListModelMixin, mixins.DestroyModelMixin, mixins.CreateModelMixin):
+class ArchiveViewSet(Guarded, mixins.ListModelMixin):
     """What exports and evidence packs have in common."""
 
     ordering = ("-asked_at", "-id")
     filterset_fields: tuple[str, ...] = ("state", "asked_by")
     http_method_names = ["get", "post", "delete", "head", "options"]
-    further_problems = {"create": (409, 429), "cancel": (409,), "download": (409,)}
+    further_problems = {"create": (409, 429), "cancel": (409,), "download": (409, 416)}
 
     def ask(self, request: Request, given: dict[str, Any]) -> Export:
         """Queue what was asked for. Raises ExportRefused."""
@@ -148,7 +155,6 @@ class ArchiveViewSet(Tagged, mixins.ListModelMixin, mixins.DestroyModelMixin, mi
         responses={
             (200, "application/zip"): OpenApiResponse(OpenApiTypes.BINARY, "The archive."),
             (206, "application/zip"): OpenApiResponse(OpenApiTypes.BINARY, "The range."),
-            416: OpenApiResponse(description="There is no such range."),
         },
     )
     @action(detail=True, methods=["get"], content_negotiation_class=AnyContent)
@@ -158,7 +164,10 @@ class ArchiveViewSet(Tagged, mixins.ListModelMixin, mixins.DestroyModelMixin, mi
         require_reader(request.user, export)
         if export.state != Export.State.DONE:
             raise NotReady
-        return download(request, export, "rest")
+        answer = download(request, export, "rest")
+        if answer.status_code == NoSuchRange.status_code:
+            raise NoSuchRange(f"The archive has {export.size} bytes.")
+        return answer
 
 
 def require_reader(user: Any, export: Export) -> None:
