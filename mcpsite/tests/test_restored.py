@@ -87,11 +87,11 @@ def test_a_restored_backup_is_red_until_a_break_is_signed_and_accepted(site):
     wait_for(site.signs, lambda: site.said)
     assert site.stop() == 0
     shutil.copytree(site.data / "postgres", site.folder / "backup", symlinks=True)
-    before = site.kept
+    saved = json.loads((site.data / "sealer.json").read_text())["number"]
 
     site.start()
     site.knock()
-    wait_for(lambda: site.kept.size > before.size and site.signs(), lambda: site.said)
+    wait_for(lambda: site.kept.number > saved and site.signs(), lambda: site.said)
     newest = site.kept
     assert site.health()["status"] == "healthy"
     assert site.stop() == 0
