@@ -34,6 +34,7 @@ def test_refusals_are_problems_and_every_answer_has_a_request_id():
             assert "X-Request-Id" in response["headers"], (name, status)
             assert response["description"] or status < "300", (name, status)
             if status >= "400":
+                assert "content" in response, (name, status)
                 content = response["content"]["application/problem+json"]
                 assert content["schema"] == {"$ref": "#/components/schemas/Problem"}, (name, status)
                 assert content["example"]["status"] == int(status), (name, status)

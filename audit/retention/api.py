@@ -260,7 +260,7 @@ class ExpiryViewSet(Tagged, viewsets.ReadOnlyModelViewSet[Expiry]):
 class MonthSerializer(serializers.ModelSerializer[Month]):
     """A month of the ledger. `estimate` is about how many records it has, `bytes` their size with indexes."""
 
-    month = serializers.DateField(format="%Y-%m")
+    month = serializers.SerializerMethodField()
     state = serializers.SerializerMethodField()
     due = serializers.SerializerMethodField(help_text="Records that are past their time and still there.")
     leaves_at = serializers.SerializerMethodField(help_text="When the standard class ends.")
@@ -277,6 +277,11 @@ class MonthSerializer(serializers.ModelSerializer[Month]):
             month.found = state_of(month)
         found: State = month.found
         return found
+
+    @extend_schema_field({"type": "string", "pattern": r"^\d{4}-\d{2}$"})
+    def get_month(self, month: Month) -> str:
+        """Year and month."""
+        return f"{month.month:%Y-%m}"
 
     @extend_schema_field({"type": "string", "enum": list(STATES)})
     def get_state(self, month: Month) -> str:

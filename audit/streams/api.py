@@ -11,7 +11,7 @@ import orjson
 from asgiref.sync import sync_to_async
 from django.db import connection
 from django.http import HttpResponseBase, StreamingHttpResponse
-from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.utils import extend_schema, extend_schema_serializer
 from rest_framework import exceptions, serializers, viewsets
 from rest_framework.decorators import action
 from rest_framework.request import Request
@@ -227,6 +227,7 @@ class PullSerializer(serializers.Serializer[Any]):
     )
 
 
+@extend_schema_serializer(many=False)
 class PulledSerializer(serializers.Serializer[Any]):
     """Records in the order in which they were sealed."""
 
@@ -245,8 +246,9 @@ class PullViewSet(viewsets.GenericViewSet[Record]):
     pagination_class = None
     filter_backends = ()
     action_permissions = {"list": "audit.pull_records"}
+    further_problems = {"list": (400, 409)}
 
-    @extend_schema(parameters=[PullSerializer], responses={200: PulledSerializer, 409: OpenApiResponse()})
+    @extend_schema(parameters=[PullSerializer], responses={200: PulledSerializer})
     def list(self, request: Request) -> HttpResponseBase:
         """What was sealed after a place. Nothing is missed: records are sealed in one dense order that only grows."""
         given = checked(PullSerializer(data=request.query_params.dict())).validated_data
