@@ -103,7 +103,8 @@ def test_each_view_finds_what_it_names_and_nothing_else(name):
     assert int(counts()[name]) == before + 1
     shown = client.get(f"{LIST}?{view.address}")
     assert shown.status_code == 200
-    newest = Record.objects.filter(code=EXAMPLES[name].code).latest("id")
+    example = EXAMPLES[name]
+    newest = Record.objects.filter(kind=example.kind, code=example.code, roles=example.roles).latest("id")
     assert str(newest.pk) in shown.content.decode()
 
 
