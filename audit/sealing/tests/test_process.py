@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from django.conf import settings as site
 from django.core.management import CommandError, call_command
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 
 from audit.ledger import Entry, Ledger, record
 from audit.sealing import process, rotation
@@ -26,6 +26,8 @@ from mcpsite.datadir import SUPERUSER, DataDir
 from mcpsite.engines import Postgres
 from mcpsite.postgres import conninfo
 from mcpsite.supervisor import Supervisor
+
+_SEALS = ("audit_leaf", "audit_node", "audit_head", "audit_cosignature", "audit_anchor", "audit_key", "audit_refused")
 
 
 @pytest.fixture
@@ -44,7 +46,18 @@ def sealer_conninfo() -> str:
 
 
 @pytest.fixture
-def running(committed_db: None, here: Path) -> Iterator[threading.Thread]:
+def unsealed(committed_db: None) -> None:
+    """No seals of tests before, whose keys nobody has any more."""
+    with connections["owner"].cursor() as cursor:
+        for table in _SEALS:
+            cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")
+        cursor.execute(f"TRUNCATE {', '.join(_SEALS)} CASCADE")
+        for table in _SEALS:
+            cursor.execute(f"ALTER TABLE {table} ENABLE TRIGGER USER")
+
+
+@pytest.fixture
+def running(unsealed: None, here: Path) -> Iterator[threading.Thread]:
     """The process's loop, in a thread."""
     stop = threading.Event()
     thread = threading.Thread(target=process.run, args=(sealer_conninfo(), stop))

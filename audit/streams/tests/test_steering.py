@@ -94,7 +94,7 @@ def test_setting_the_place_is_recorded_and_ends_what_was_pending():
     [
         ({"missed": 3}, "gap"),
         ({"failing_since": timedelta(minutes=2)}, "failing"),
-        ({"failing_since": timedelta(seconds=20)}, ""),
+        ({"failing_since": timedelta(seconds=1)}, ""),
     ],
 )
 def test_alarms_have_their_reasons(values, alarm):
