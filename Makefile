@@ -8,14 +8,27 @@ PIP_COMPILE := $(BIN)/python -m piptools compile --quiet --generate-hashes --str
 ARGS ?=
 CLIENTS := mcpsite/tests/clients
 
-.PHONY: programs run test check lock bench tamper chaos screenshots clean
+.PHONY: programs run test test-first test-rest check lock bench tamper chaos screenshots clean
 
 # Everything, as one process tree, from a bare machine. exec: Ctrl-C reaches it once, and so does make's SIGTERM.
 run: .venv/.installed
 	@exec $(BIN)/python manage.py up $(ARGS)
 
 test: programs .venv/.installed-dev $(CLIENTS)/node_modules/.installed .venv-mcp1/.installed
+ifeq ($(ARGS)$(DATABASE_URL)$(REDIS_URL),)
+	@$(MAKE) --no-print-directory --jobs=2 test-first test-rest
+else
 	@exec $(BIN)/python -m pytest $(ARGS)
+endif
+
+# Two halves side by side, each with engines of its own.
+FIRST := audit keyring gateway mcpsite/tests/browser mcpsite/tests/clients
+
+test-first:
+	@exec $(BIN)/python -m pytest -q -p no:cacheprovider $(FIRST)
+
+test-rest:
+	@exec $(BIN)/python -m pytest -q -p no:cacheprovider $(FIRST:%=--ignore=%)
 
 # What `check --deploy` looks at: the settings of an installation behind HTTPS. The secrets are of no use to anyone.
 PRODUCTION := env -u MCPSITE_DATA \
