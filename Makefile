@@ -22,13 +22,13 @@ else
 endif
 
 # Two halves side by side, each with engines of its own.
-FIRST := audit keyring gateway mcpsite/tests/browser mcpsite/tests/clients
-
 test-first:
-	@exec $(BIN)/python -m pytest -q -p no:cacheprovider $(FIRST)
+	@$(BIN)/python -m pytest -q -p no:cacheprovider audit keyring
+	@$(BIN)/python -m pytest -q -p no:cacheprovider gateway mcpsite/tests/browser mcpsite/tests/clients
 
 test-rest:
-	@exec $(BIN)/python -m pytest -q -p no:cacheprovider $(FIRST:%=--ignore=%)
+	@$(BIN)/python -m pytest -q -p no:cacheprovider access tools agents mcpsite \
+		--ignore=mcpsite/tests/browser --ignore=mcpsite/tests/clients
 
 # What `check --deploy` looks at: the settings of an installation behind HTTPS. The secrets are of no use to anyone.
 PRODUCTION := env -u MCPSITE_DATA \
