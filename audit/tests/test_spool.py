@@ -232,6 +232,14 @@ async def away() -> None:
     raise OSError("away")
 
 
+def arguments_of(call_id: uuid.UUID) -> list[bytes | None]:
+    """What the records of the call keep; the thread gives its connection back."""
+    try:
+        return [payload_of(each).arguments for each in Record.objects.filter(call_id=call_id)]
+    finally:
+        connection.close()
+
+
 async def test_what_is_left_when_a_process_stops_is_written_by_the_next(
     committed_db: None, tmp_path: Path, kept: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,9 +257,7 @@ async def test_what_is_left_when_a_process_stops_is_written_by_the_next(
         while len(found := await rows("call_id = %s", call_id)) < 5:
             await asyncio.sleep(0.02)
     assert [row[2] for row in found] == [1, 2, 3, 4, 5]
-    records = await asyncio.to_thread(lambda: list(Record.objects.filter(call_id=call_id)))
-    opened = [(await asyncio.to_thread(payload_of, record)).arguments for record in records]
-    assert opened == [b'{"a": 1}'] * 5
+    assert await asyncio.to_thread(arguments_of, call_id) == [b'{"a": 1}'] * 5
     await following.stop()
     assert list((tmp_path / "spool").iterdir()) == []
 
