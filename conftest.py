@@ -14,12 +14,10 @@ from psycopg import sql
 from pytest_django.plugin import DjangoDbBlocker
 
 from audit.floods import turned_away
-from audit.subjects import subject_key
 from mcpsite.datadir import SUPERUSER
 
 _KEPT = (
     "audit\\_record%",
-    "audit\\_subject\\_hash\\_key",
     "audit\\_leaf",
     "audit\\_node",
     "audit\\_head",
@@ -53,8 +51,6 @@ def django_db_setup(
         if settings.EMBEDDED_DATABASE:
             _forbid_databases(owner.settings_dict["USER"])
         call_command("migrate", verbosity=0, interactive=False)
-        # Committed once and for all: a test that made it in its own transaction would have all others wait for it.
-        subject_key()
     yield
     if not settings.EMBEDDED_DATABASE and not django_db_keepdb:
         with django_db_blocker.unblock():

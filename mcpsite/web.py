@@ -10,6 +10,8 @@ import gc
 import os
 import socket
 import sys
+import threading
+import time
 import warnings
 from typing import Any, cast
 
@@ -22,6 +24,8 @@ _GC_THRESHOLDS = (20_000, 5, 5)
 # of a password takes for a moment: six logins were 50 MB. `M_ARENA_MAX` and `M_MMAP_THRESHOLD` of malloc.h.
 _M_ARENA_MAX, _ARENAS = -8, 2
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1024 * 1024
+# What a large page took is free again soon, but scattered: C libraries keep it.
+_TRIM_SECONDS = 2.0
 
 
 class CannotListen(Exception):
@@ -92,6 +96,19 @@ def share_heaps() -> None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
+def give_back() -> None:
+    """Give the pages that nothing is on back to the system every few seconds, where the C library can."""
+    with contextlib.suppress(AttributeError):
+        trim = ctypes.CDLL(None).malloc_trim
+
+        def keep_giving() -> None:
+            while True:
+                time.sleep(_TRIM_SECONDS)
+                trim(0)
+
+        threading.Thread(target=keep_giving, name="malloc_trim", daemon=True).start()
+
+
 def wait_at(gate: int) -> None:
     """Return when the other end of the pipe `gate` is closed."""
     os.read(gate, 1)
@@ -111,6 +128,7 @@ def main() -> None:
     import_site()
     if options.gate is not None:
         wait_at(options.gate)
+    give_back()
     if options.fd is not None:
         serve(socket.socket(fileno=options.fd))
         return

@@ -27,7 +27,7 @@ from audit.streams.sealed import EVERYTHING, Sealed
 from audit.streams.steering import acknowledge_gap, ask_to_test, begin, record_test, rewind, standings
 
 MOST_PULLED = 1_000
-LONGEST_WAIT = 20
+LONGEST_WAIT = 8
 _LOOK_SECONDS = 0.5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,12 @@ def test_a_web_worker_stays_small_when_the_admin_is_used(admin: Visitor) -> None
         assert admin.context.request.get(path).ok
     workers = {pid: line for pid, line in admin.site.up.processes().items() if "mcpsite.web" in line}
     assert len(workers) == 1
-    assert resident_mb(workers.popitem()[0]) < LARGEST_MB
+    [pid] = workers
+    # What the pages took goes back to the system a few seconds later.
+    deadline = time.monotonic() + 15
+    while resident_mb(pid) >= LARGEST_MB and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert resident_mb(pid) < LARGEST_MB
 
 
 def resident_mb(pid: int) -> float:
