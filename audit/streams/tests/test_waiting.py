@@ -31,7 +31,7 @@ async def whole(answer):
 async def test_who_waits_is_answered_as_soon_as_there_is_something(committed_db, monkeypatch):
     monkeypatch.setattr(api, "_LOOK_SECONDS", 0.05)
     headers, last = await sync_to_async(prepared)()
-    answer = await AsyncClient().get(PULL, {"after": last, "wait": 15}, headers=headers)
+    answer = await AsyncClient().get(PULL, {"after": last, "wait": 8}, headers=headers)
     waiting = asyncio.create_task(whole(answer))
     await asyncio.sleep(0.2)
     assert not waiting.done()
