@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import OperationalError, connection, transaction
+from django.db import DEFAULT_DB_ALIAS, OperationalError, connections, transaction
 
 _QUERY_CANCELED = "57014"  # PostgreSQL, appendix A
 
@@ -24,13 +24,13 @@ _RESET = "SET LOCAL statement_timeout TO DEFAULT; SET LOCAL jit TO DEFAULT; SET 
 
 
 @contextmanager
-def at_most(milliseconds: int) -> Iterator[None]:
+def at_most(milliseconds: int, using: str = DEFAULT_DB_ALIAS) -> Iterator[None]:
     """No query within takes longer than that, and none reads a table where an index leads to the rows.
 
     Raises TooSlow; what was done in the block is then rolled back.
     """
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
+        with transaction.atomic(using), connections[using].cursor() as cursor:
             cursor.execute(_SET, [str(milliseconds)])
             yield
             cursor.execute(_RESET)

@@ -17,6 +17,7 @@ from django.utils import timezone
 from audit import summary
 from audit.filters import RESULTS, says
 from audit.models import Record
+from audit.patience import at_most
 from bench.ledger_rows import RARE_ACTOR, RARE_CODE, RARE_SOURCE, RARE_TOOL, fill
 
 ROWS = 50_000
@@ -87,7 +88,8 @@ def test_a_request_is_found_without_reading_the_ledger():
     asked = Record.objects.using("owner").values_list("request_id", flat=True)[ROWS // 2]
     rows = Record.objects.using("owner").filter(request_id=asked)
     assert rows.count() == 2
-    plan = plan_of(rows)
+    with at_most(5_000, using="owner"):  # as every page of the ledger asks
+        plan = plan_of(rows)
     assert "audit_record_request" in plan or "request_id_idx" in plan, plan
 
 
