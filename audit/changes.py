@@ -173,14 +173,17 @@ def record_event(
     request: Any = None,
     actor: Any = None,
     claimed: str | None = None,
+    about: models.Model | None = None,
     detail: Mapping[str, Any] | None = None,
     **columns: Any,
 ) -> uuid.UUID:
     """Record an event of a person's making in the current transaction; `columns` are further fields of the entry.
 
-    `claimed` is the user name that somebody gave who has not proved it.
+    `claimed` is the user name that somebody gave who has not proved it, `about` the object in whose history it stands.
     """
     known = {**asdict(caller_of(request, actor)), **columns}
+    if about is not None:
+        known |= {"object_type": type_of(about), "object_id": str(about.pk)}
     if claimed is not None:
         known |= {"actor": claimed, "actor_id": None, "roles": None}
     text = None if detail is None else json.dumps(detail, ensure_ascii=False, separators=(",", ":"))

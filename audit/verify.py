@@ -723,15 +723,15 @@ class Gap(NamedTuple):
         return 0 <= place <= self.last - self.first and bool(self.bits[place >> 3] >> (place & 7) & 1)
 
 
-def signed_manifest_text(purpose: str, content: bytes) -> str:
-    """What the sealer signs of something that is downloaded or kept apart."""
-    return f"mcpsite manifest\n{purpose}\n{base64.b64encode(hashlib.sha256(content).digest()).decode()}\n"
+def manifest_text(purpose: str, digest: bytes) -> str:
+    """What the sealer signs of something that is downloaded or kept apart, by its SHA-256."""
+    return f"mcpsite manifest\n{purpose}\n{base64.b64encode(digest).decode()}\n"
 
 
 def check_manifest(content: bytes, purpose: str, note_text: str, trust: Trust) -> None:
     """NoteError when the note is not a signature of a known key over this content and purpose."""
     note = parse_note(note_text)
-    if note.text != signed_manifest_text(purpose, content):
+    if note.text != manifest_text(purpose, hashlib.sha256(content).digest()):
         raise NoteError("the signature is over something else")
     if not check_note(note, trust.known.values()):
         raise NoteError("it is not signed by a key of this ledger")

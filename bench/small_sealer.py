@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,7 +19,7 @@ from audit.verify import (
     Note,
     Signature,
     Tree,
-    signed_manifest_text,
+    manifest_text,
 )
 
 ORIGIN = "drill.example/ledger/0badc0de"
@@ -51,7 +52,7 @@ class Signer:
 
     def manifest(self, purpose: str, content: bytes) -> str:
         """What the sealer answers to who wants something signed."""
-        return self.note(signed_manifest_text(purpose, content))
+        return self.note(manifest_text(purpose, sha256(content).digest()))
 
 
 @dataclass

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -16,6 +15,7 @@ from audit.models import Record
 from audit.opening import KeyDestroyed, payload_of
 from audit.patience import at_most
 from audit.payload import Payload
+from audit.plain import columns_json, record_json
 from keyring.keys import DecryptionError
 
 _NAMES = tuple(name for name, _ in COLUMNS)
@@ -37,28 +37,12 @@ class Line:
 
     def shown(self) -> dict[str, Any]:
         """The record as JSON has it."""
-        pairs = zip(_NAMES, _WRITERS, self.values, strict=True)
-        return {name: None if value is None else write(value) for name, write, value in pairs}
-
-
-def rfc3339(moment: datetime) -> str:
-    """UTC with microseconds, as `2026-11-23T12:00:00.000000Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-_AS_JSON: dict[str, Callable[[Any], Any]] = {
-    "uuid": str,
-    "timestamptz": rfc3339,
-    "text": str,
-    "bigint": int,
-    "bytea": lambda value: bytes(value).hex(),
-}
-_WRITERS = tuple(_AS_JSON[kind] for _, kind in COLUMNS)
+        return columns_json(self.values)
 
 
 def as_json(line: Line) -> dict[str, Any]:
     """One object of docs/evidence.md, "Record as JSON"."""
-    found = {"seq": line.seq, "id": line.id, "leaf": line.leaf.hex(), "record": line.shown()}
+    found = record_json(line.seq, line.id, line.leaf, line.values)
     return found if line.payload is None else {**found, "payload": line.payload}
 
 

@@ -22,8 +22,9 @@ from audit.export.records import record_export
 from audit.export.scope import rows_of, told
 from audit.export.signing import SealerAway
 from audit.export.targets import Archive, Target
-from audit.export.writing import Form, published_keys, write_export
+from audit.export.writing import Form, write_export
 from audit.patience import TooSlow
+from audit.proofs.documents import keys
 from audit.timeline import timeline_of
 
 logger = logging.getLogger("audit.export")
@@ -83,7 +84,7 @@ def write_records_of(export: Export, target: Target, telling: Telling) -> tuple[
         form=form,
         scope=told(export.scope),
         by=export.asked_by,
-        keys=published_keys(),
+        keys=keys(),
         tell=telling.records,
     )
     return written.counted.records, written.digest

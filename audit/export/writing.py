@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import hashlib
 import json
@@ -17,10 +16,11 @@ from django.db import connection
 from django.utils import timezone
 
 from audit.export.cells import HEADER, cells, csv_lines
-from audit.export.lines import Line, json_line, rfc3339
+from audit.export.lines import Line, json_line
 from audit.export.signing import signature_over
 from audit.export.targets import Target
 from audit.retention.gaps import certificates
+from audit.verify import time_text
 
 FORMAT = "mcpsite-export/1"
 Form = Literal["jsonl", "csv"]
@@ -160,7 +160,7 @@ def write_export(
         "format": FORMAT,
         "purpose": purpose,
         "origin": origin,
-        "created_at": rfc3339(created_at or timezone.now()),
+        "created_at": time_text(created_at or timezone.now()),
         "by": by,
         "scope": scope,
         "records": counted.records,
@@ -219,15 +219,3 @@ def heads_for(counted: Counted) -> list[dict[str, Any]]:
     with connection.cursor() as cursor:
         cursor.execute(statement, {"first": counted.first_seq, "last": counted.last_seq})
         return [{"number": number, "note": note} for number, note in cursor.fetchall()]
-
-
-def published_keys() -> list[str]:
-    """The vkeys that signed heads, the oldest first; whoever verifies should have them from elsewhere, too."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT vkey FROM audit_key ORDER BY since, at, vkey")
-        return [vkey for (vkey,) in cursor.fetchall()]
-
-
-def signed_text(purpose: str, digest: bytes) -> str:
-    """What `manifest.sig` signs."""
-    return f"mcpsite manifest\n{purpose}\n{base64.b64encode(digest).decode()}\n"

@@ -16,7 +16,7 @@ from audit.export.models import Export
 from audit.export.signing import signature_over
 from audit.export.targets import Target
 from audit.export.working import Telling
-from audit.export.writing import Counted, Files, published_keys, write_export
+from audit.export.writing import Counted, Files, write_export
 from audit.models import Record
 from audit.packs import tables
 from audit.packs.access import METHOD, access_as_of
@@ -27,6 +27,7 @@ from audit.packs.sampling import STRATA, samples_of
 from audit.packs.scope import ALL, PackScope, scope_of
 from audit.packs.stories import story_of
 from audit.packs.verdict import verdict_of
+from audit.proofs.documents import keys
 
 PURPOSE = "evidence-pack"
 _VERIFIER = Path(__file__).resolve().parents[1] / "verify.py"
@@ -61,7 +62,7 @@ def write_pack(
         scope=scope.told(),
         by=export.asked_by,
         purpose=PURPOSE,
-        keys=published_keys(),
+        keys=keys(),
         tell=telling.records,
         sign=sign,
         created_at=export.asked_at,

@@ -7,11 +7,11 @@ from typing import Any
 from django.db.models import Q
 from django.http import HttpRequest
 
-from audit.export.lines import rfc3339
 from audit.models import Record
 from audit.proofs.documents import NotSealed, proof_of, record_document
 from audit.proofs.paths import TreeIncomplete
 from audit.story import Story
+from audit.verify import time_text
 
 _MOST_RELATED = 20
 
@@ -25,7 +25,7 @@ def story_of(record: Record, stratum: str, number: int) -> dict[str, Any]:
         "headline": story.headline,
         "meaning": story.meaning,
         "decided": story.decided if record.decision else "",
-        "at": rfc3339(record.at),
+        "at": time_text(record.at),
         "changes": [dict(zip(("field", "before", "after"), each, strict=True)) for each in story.changes],
         "related": [record_document(other) for other in _related(record)],
     }

@@ -12,11 +12,11 @@ from django.db.models import Count, Max, Min, Q, QuerySet
 from audit.codes import meaning_of
 from audit.doors import changes_of, detail_of
 from audit.export.cells import csv_lines
-from audit.export.lines import rfc3339
 from audit.export.writing import Files
 from audit.models import Record
 from audit.packs.scope import PackScope
 from audit.retention.models import LegalHold, RetentionClass
+from audit.verify import time_text
 
 _A_WRITE = 500
 CHANGES = ("at", "record", "actor", "door", "change", "object_type", "object_id", "label", "field", "before", "after")
@@ -55,7 +55,7 @@ def changes(scope: PackScope) -> Iterator[tuple[Any, ...]]:
     for record in rows.iterator(_A_WRITE):
         detail = detail_of(record)
         known = (
-            rfc3339(record.at),
+            time_text(record.at),
             str(record.rid),
             record.actor,
             record.door,
@@ -73,14 +73,14 @@ def refusals(scope: PackScope) -> Iterator[tuple[Any, ...]]:
     rows = scope.calls().filter(Q(decision=Record.Decision.DENY) | Q(kind__in=("denied", "invalid"))).order_by()
     grouped = rows.values("actor", "tool", "code").annotate(records=Count("id"), first=Min("at"), last=Max("at"))
     for each in grouped.order_by("-records", "actor", "tool", "code").iterator():
-        times = (rfc3339(each["first"]), rfc3339(each["last"]))
+        times = (time_text(each["first"]), time_text(each["last"]))
         yield (each["actor"], each["tool"], each["code"], each["records"], *times)
 
 
 def policies(found: Iterable[dict[str, Any]]) -> Iterator[tuple[Any, ...]]:
     """The versions of the policy that decided calls, and when."""
     for each in found:
-        yield (each["policy_version"], each["records"], rfc3339(each["first"]), rfc3339(each["last"]))
+        yield (each["policy_version"], each["records"], time_text(each["first"]), time_text(each["last"]))
 
 
 def keys(scope: PackScope) -> Iterator[tuple[Any, ...]]:
@@ -88,17 +88,17 @@ def keys(scope: PackScope) -> Iterator[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT at, vkey, since FROM audit_key ORDER BY since, at, vkey")
         for at, vkey, since in cursor.fetchall():
-            yield (rfc3339(at), "signs the ledger", "", "", f"{vkey} since head {since}")
+            yield (time_text(at), "signs the ledger", "", "", f"{vkey} since head {since}")
     for record in scope.rows().filter(code__in=_OF_KEYS).order_by("at", "id").iterator(_A_WRITE):
         detail = detail_of(record)
         said = json.dumps({name: value for name, value in detail.items() if name != "links"}, ensure_ascii=False)
-        yield (rfc3339(record.at), record.code, str(record.rid), record.actor, said)
+        yield (time_text(record.at), record.code, str(record.rid), record.actor, said)
 
 
 def events(scope: PackScope) -> Iterator[tuple[Any, ...]]:
     """Events of the system: verifications, readings of arguments, exports, erasures, gaps, faults."""
     for record in scope.rows().filter(kind=Record.Kind.SYSTEM).order_by("at", "id").iterator(_A_WRITE):
-        told = (rfc3339(record.at), record.code, meaning_of(record.code), str(record.rid))
+        told = (time_text(record.at), record.code, meaning_of(record.code), str(record.rid))
         yield (*told, record.actor, record.door, record.detail)
 
 

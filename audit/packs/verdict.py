@@ -7,9 +7,8 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
-from audit.export.lines import rfc3339
 from audit.packs.scope import PackScope
-from audit.verify import NoteError, Unusable
+from audit.verify import NoteError, Unusable, time_text
 from audit.verifying import verify_installation
 
 UNKNOWN = "UNKNOWN"
@@ -17,7 +16,7 @@ UNKNOWN = "UNKNOWN"
 
 def verdict_of(scope: PackScope) -> dict[str, Any]:
     """The verifier's report over the period of the scope, which is on record; `UNKNOWN` where it could not look."""
-    ran_at = rfc3339(timezone.now())
+    ran_at = time_text(timezone.now())
     try:
         report = verify_installation(
             door="command", since=scope.since, until=scope.until, database=connection.settings_dict

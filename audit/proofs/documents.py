@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection
 
 from audit.models import Head, Record
+from audit.plain import record_json
 from audit.proofs.paths import consistency_path, inclusion_path
-from audit.verify import COLUMNS, time_text
+from audit.verify import COLUMNS
 
 PROOF, CONSISTENCY = "mcpsite-proof/1", "mcpsite-consistency/1"
-
-_AS_JSON: dict[str, Callable[[Any], Any]] = {
-    "uuid": str,
-    "timestamptz": time_text,
-    "text": str,
-    "bigint": int,
-    "bytea": lambda value: bytes(value).hex(),
-}
 
 
 class NotSealed(Exception):
@@ -37,13 +30,8 @@ class NotSealed(Exception):
 
 def record_document(record: Record) -> dict[str, Any]:
     """A record as JSON: all that its leaf covers."""
-    return {"seq": seq_of(record), "id": record.pk, "leaf": bytes(record.leaf).hex(), "record": shown(record)}
-
-
-def shown(record: Record) -> dict[str, Any]:
-    """The columns that the leaf covers, as JSON has them."""
-    values = ((name, kind, getattr(record, name)) for name, kind in COLUMNS)
-    return {name: None if value is None else _AS_JSON[kind](value) for name, kind, value in values}
+    values = (getattr(record, name) for name, _ in COLUMNS)
+    return record_json(seq_of(record), record.pk, bytes(record.leaf), values)
 
 
 def seq_of(record: Record) -> int | None:

@@ -29,15 +29,16 @@ from django.utils import timezone
 from procrastinate.contrib.django import app
 from procrastinate.exceptions import AlreadyEnqueued
 
-from audit.changes import record_event, type_of
+from audit.changes import record_event
 from audit.export.lines import Line, pages
 from audit.export.signing import signature_over
-from audit.export.writing import Written, signed_text, write_export
+from audit.export.writing import Written, write_export
 from audit.models import Record
+from audit.proofs.documents import keys
 from audit.retention import gaps
 from audit.retention.models import Archive
 from audit.retention.stores import Store, StoreError, store_at, store_for
-from audit.verify import NoteError, check_note, fields_of, leaves_of, parse_note
+from audit.verify import NoteError, check_note, fields_of, leaves_of, manifest_text, parse_note
 
 logger = logging.getLogger("audit.archive")
 
@@ -342,7 +343,7 @@ def _whole(store: Store, name: str) -> bytes:
 def _check_signature(note: str, digest: bytes, vkeys: Sequence[str]) -> None:
     try:
         found = parse_note(note)
-        good = found.text == signed_text(PURPOSE, digest) and check_note(found, vkeys)
+        good = found.text == manifest_text(PURPOSE, digest) and check_note(found, vkeys)
     except NoteError as error:
         raise NotProven(f"manifest.sig: {error}.") from error
     if not good:
@@ -396,13 +397,6 @@ def _check_lines(name: str, lines: list[bytes], proven: Proven) -> None:
         proven.add(each["seq"], each["record"]["at"])
 
 
-def keys() -> list[str]:
-    """The keys that ever signed for this ledger, the oldest first."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT vkey FROM audit_key ORDER BY since, at, vkey")
-        return [vkey for (vkey,) in cursor.fetchall()]
-
-
 def check(archive: Archive) -> Proven:
     """Read a finished export back again. Raises NotProven or StoreError."""
     return read_back(store_at(archive.place), archive.manifest, keys())
@@ -433,7 +427,6 @@ def _record(archive: Archive, *, code: str, door: str, request: Any = None, acto
         door=door,
         request=request,
         actor=actor,
-        object_type=type_of(Archive),
-        object_id=str(archive.pk),
+        about=archive,
         detail=detail,
     )

@@ -6,7 +6,6 @@ alone is not enough to have something signed.
 
 from __future__ import annotations
 
-import base64
 import hmac
 import uuid
 from typing import Any, cast
@@ -32,16 +31,11 @@ def request_signature(purpose: str, digest: bytes, using: str = "default") -> uu
 
 
 def signature_of(request: uuid.UUID, using: str = "default") -> str | None:
-    """The signed note over `text_of` that answers the request, or None while there is none."""
+    """The signed note over `manifest_text` that answers the request, or None while there is none."""
     with connections[using].cursor() as cursor:
         cursor.execute("SELECT note FROM audit_signature WHERE request = %s", [request])
         found = cursor.fetchone()
     return cast(str, found[0]) if found else None
-
-
-def text_of(purpose: str, digest: bytes) -> str:
-    """What is signed: `docs/evidence.md`, "Export"."""
-    return f"mcpsite manifest\n{purpose}\n{base64.b64encode(digest).decode()}\n"
 
 
 def mac_of(keys: KeyRing, key_id: str | None, request: uuid.UUID, purpose: str, digest: bytes) -> bytes:

@@ -27,7 +27,7 @@ from audit.sealing.heads import CannotSeal, OlderState, Stored
 from audit.sealing.keys import Signer, key_of, signed
 from audit.sealing.records import Examiner, Seen, among, in_ranges, read
 from audit.sealing.state import Known, State
-from audit.verify import Head, Key
+from audit.verify import Head, Key, manifest_text
 from keyring.keys import KeyRing
 
 logger = logging.getLogger("audit.sealing")
@@ -302,7 +302,7 @@ class Sealer:
                 self._passed_over.append(request)
                 logger.error("the signing request %s was not made by this installation and stays unsigned", request)
                 continue
-            note = signed(self._origin, requests.text_of(purpose, digest), [self._signer(self._key)])
+            note = signed(self._origin, manifest_text(purpose, digest), [self._signer(self._key)])
             answer = "INSERT INTO audit_signature (request, note) VALUES (%s, %s)"
             self._connection.execute(answer, [request, str(note)])
 

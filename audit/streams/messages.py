@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from audit.streams.sealed import Gone, Sealed, instant
+from audit.streams.sealed import Gone, Sealed
+from audit.verify import time_text
 
 FORMAT = "mcpsite-stream/1"
 _SEVERITIES = {"deny": 4}
@@ -52,7 +53,7 @@ def told(stream: uuid.UUID, number: int, item: Sealed | Gone) -> Message:
 def trial(stream: uuid.UUID, by: str) -> Message:
     """A message that is no record and has no number."""
     now = datetime.now(UTC)
-    body = {"format": FORMAT, "stream": str(stream), "type": "test", "at": instant(now), "by": by}
+    body = {"format": FORMAT, "stream": str(stream), "type": "test", "at": time_text(now), "by": by}
     return Message(body, now, "test", _INFORMATIONAL)
 
 
@@ -68,7 +69,7 @@ def _severity(values: dict[str, Any]) -> int:
 def syslog_frame(message: Message, *, host: str, facility: int, longest: int) -> bytes:
     """RFC 5424 with octet counting (RFC 5425, section 4.3.1). ASCII only, so that no byte order mark is needed."""
     sequence = f'[meta sequenceId="{(message.count - 1) % _SEQUENCE + 1}"]' if message.count else "-"
-    head = f"<{facility * 8 + message.severity}>1 {instant(message.at)} {host} mcpsite - {message.what} {sequence} "
+    head = f"<{facility * 8 + message.severity}>1 {time_text(message.at)} {host} mcpsite - {message.what} {sequence} "
     line = head + _json(message.body)
     if len(line) > longest:
         line = head + _json(_shortened(message.body))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import takewhile
 from typing import Any, Protocol
+
+from audit.verify import time_text
 
 # What leaves: neither arguments and results, nor what opens them. A new column stays here until it is named.
 COLUMNS = (
@@ -163,16 +165,11 @@ def _sealed(seq: int, number: int, leaf: Any, *values: Any) -> Sealed:
     return Sealed(seq, number, bytes(leaf).hex(), dict(zip(COLUMNS, values, strict=True)))
 
 
-def instant(moment: datetime) -> str:
-    """RFC 3339 with microseconds, in UTC."""
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-
-
 def _plain(name: str, value: Any) -> Any:
     if name == "detail":
         return _parsed(value)
     if isinstance(value, datetime):
-        return instant(value)
+        return time_text(value)
     if isinstance(value, (bytes, memoryview)):
         return bytes(value).hex()
     return value if isinstance(value, (int, str)) else str(value)

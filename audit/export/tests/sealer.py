@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from django.db import connections
 
-from audit.export.writing import signed_text
-from audit.verify import FIRST_PREVIOUS, Head, Key, Note, Signature, Tree, parse_head, parse_note
+from audit.verify import FIRST_PREVIOUS, Head, Tree, manifest_text, parse_head, parse_note
+from bench.small_sealer import Signer
 
 ORIGIN = "tests.example/ledger/00000001"
 
@@ -25,17 +22,12 @@ class TestSealer:
     __test__ = False
 
     def __init__(self) -> None:
-        self._key = Ed25519PrivateKey.generate()
-        public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        self.key = Key(ORIGIN, 1, public)
-
-    def signed(self, text: str) -> str:
-        """The text as a signed note."""
-        return str(Note(text, (Signature(ORIGIN, self.key.id, self._key.sign(text.encode())),)))
+        self._signer = Signer(ORIGIN)
+        self.key = self._signer.key
 
     def sign(self, manifest: bytes, purpose: str) -> str:
         """Stands for `signature_over`."""
-        return self.signed(signed_text(purpose, hashlib.sha256(manifest).digest()))
+        return self._signer.manifest(purpose, manifest)
 
     def seal(self) -> Head:
         """Give every record its place, and sign a head."""
@@ -57,7 +49,7 @@ class TestSealer:
             cursor.execute(
                 "INSERT INTO audit_head (number, size, root, previous, sealed_at, low_water, note)"
                 " VALUES (%s, %s, %s, %s, %s, 0, %s)",
-                [number, tree.size, tree.root, previous, head.sealed_at, self.signed(head.text)],
+                [number, tree.size, tree.root, previous, head.sealed_at, self._signer.note(head.text)],
             )
         return head
 
@@ -107,7 +99,7 @@ class TestSealer:
             )
             asked = cursor.fetchall()
             for request, purpose, digest in asked:
-                note = self.signed(signed_text(purpose, bytes(digest)))
+                note = self._signer.note(manifest_text(purpose, bytes(digest)))
                 cursor.execute("INSERT INTO audit_signature (request, note) VALUES (%s, %s)", [request, note])
         return len(asked)
 

@@ -19,9 +19,9 @@ from audit.ledger import Entry, Ledger, record
 from audit.sealing import process, rotation
 from audit.sealing.heads import CannotSeal
 from audit.sealing.keys import parse, signers
-from audit.sealing.requests import request_signature, signature_of, text_of
+from audit.sealing.requests import request_signature, signature_of
 from audit.sealing.state import Known, State
-from audit.verify import check_note, parse_head, parse_note
+from audit.verify import check_note, manifest_text, parse_head, parse_note
 from mcpsite.datadir import SUPERUSER, DataDir
 from mcpsite.engines import Postgres
 from mcpsite.postgres import conninfo
@@ -110,7 +110,7 @@ def test_a_request_is_answered_with_a_note_of_the_sealer(running: threading.Thre
     text = signature_of(request)
     assert text
     note = parse_note(text)
-    assert note.text == text_of("export", digest)
+    assert note.text == manifest_text("export", digest)
     (key,) = one("SELECT vkey FROM audit_key ORDER BY since DESC, at DESC LIMIT 1") or ("",)
     assert check_note(note, [str(key)]) == [key]
 
