@@ -57,7 +57,6 @@ def record_token(request: Any, token: ApiToken, code: str, changes: dict[str, An
         request,
         code,
         door=door,
-        object_type=token._meta.label,
-        object_id=str(token.pk),
+        about=token,
         detail={"action": code, "label": str(token), "changes": changes, "links": [f"access.User:{token.user_id}"]},
     )

@@ -29,7 +29,7 @@ from access.tables import state_of
 from audit.bulk import BulkAdmin, bulk_action
 from audit.changes import differences, stored
 from audit.doors import ReadOnlyAdmin
-from audit.theme import action, display
+from audit.theme import action, dialog, display, go_to
 from tools import clients
 
 _FORM_REMEMBERED = 24 * 3600
@@ -140,19 +140,16 @@ class ApiTokenAdmin(BulkAdmin):
         permissions=["revoke"],
         icon="block",
         variant=ActionVariant.DANGER,
-        dialog={
-            "title": "Revoke this token?",
-            "description": "Whoever uses it is refused within a second. This cannot be undone.",
-            "form_submit_text": "Revoke",
-            "form_class": None,
-        },
+        dialog=dialog(
+            "Revoke this token?", "Whoever uses it is refused within a second. This cannot be undone.", "Revoke"
+        ),
     )
     def revoke(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         """End it now."""
         token = ApiToken.objects.select_related("user").get(pk=object_id)
         revoke_token(request, token)
         messages.success(request, f"The token {token} is revoked.")
-        return HttpResponse(headers={"HX-Redirect": reverse("admin:access_apitoken_change", args=(object_id,))})
+        return go_to(reverse("admin:access_apitoken_change", args=(object_id,)))
 
     @bulk_action(
         "Revoke",

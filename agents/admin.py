@@ -28,7 +28,7 @@ from agents.models import LONGEST_INPUT, Agent, ModelProvider, Run
 from agents.providers import ask_to_test, record_test
 from agents.runs import RunRefused, cancel_run, start_run
 from audit.doors import ReadOnlyAdmin, RecordedAdmin
-from audit.theme import action, badge, display, mono
+from audit.theme import action, badge, dialog, display, go_to, mono
 
 _COLOURS = {
     Run.Status.QUEUED: "grey",
@@ -123,12 +123,11 @@ class ModelProviderAdmin(RecordedAdmin):
         description="Test",
         permissions=["test"],
         icon="network_check",
-        dialog={
-            "title": "Ask the model for one word?",
-            "description": "The agent worker asks it, with the settings that are stored. This can take half a minute.",
-            "form_submit_text": "Ask",
-            "form_class": None,
-        },
+        dialog=dialog(
+            "Ask the model for one word?",
+            "The agent worker asks it, with the settings that are stored. This can take half a minute.",
+            "Ask",
+        ),
     )
     def test(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         """Have the model asked, and say what came of it."""
@@ -136,8 +135,7 @@ class ModelProviderAdmin(RecordedAdmin):
         outcome = ask_to_test(provider)
         record_test(provider, outcome, door=_DOOR, request=request)
         messages.add_message(request, messages.SUCCESS if outcome.ok else messages.ERROR, outcome.message)
-        url = reverse("admin:agents_modelprovider_change", args=(object_id,))
-        return HttpResponse(headers={"HX-Redirect": url})
+        return go_to(reverse("admin:agents_modelprovider_change", args=(object_id,)))
 
     @display(description="Kind", ordering="kind")
     def shown_kind(self, provider: ModelProvider) -> SafeString | str:

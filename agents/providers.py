@@ -48,7 +48,6 @@ def record_test(provider: ModelProvider, outcome: CheckOutcome, *, door: str, re
         "test",
         door=door,
         request=request,
-        object_type=provider._meta.label,
-        object_id=str(provider.pk),
+        about=provider,
         detail={"action": "test", "label": str(provider), "ok": outcome.ok, "message": outcome.message},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from django.http import HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
@@ -95,3 +96,13 @@ __all__ = [
     "mono",
     "with_code",
 ]
+
+
+def dialog(title: str, text: str, button: str, form: type[Any] | None = None) -> dict[str, Any]:
+    """What asks before an action of a page is carried out, with a form where there is something to say."""
+    return {"title": title, "description": text, "form_submit_text": button, "form_class": form}
+
+
+def go_to(url: str) -> HttpResponse:
+    """Send the browser on from a dialog, which htmx has posted."""
+    return HttpResponse(headers={"HX-Redirect": url})

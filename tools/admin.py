@@ -31,7 +31,7 @@ from audit.caller import caller_of
 from audit.changes import record_event
 from audit.doors import RecordedAdmin
 from audit.models import Record
-from audit.theme import BaseTabularInline, action, badge, code_block, display, mono
+from audit.theme import BaseTabularInline, action, badge, code_block, dialog, display, go_to, mono
 from tools import clients
 from tools.connectors.registry import connector_class, kinds
 from tools.definitions import DefinitionRefused, publish
@@ -44,15 +44,6 @@ from tools.synchronisation import SyncRefused, ask_for_sync
 
 RECORDED_TITLE = "What the ledger keeps"
 EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
-
-
-def _dialog(title: str, text: str, button: str) -> dict[str, Any]:
-    return {"title": title, "description": text, "form_submit_text": button, "form_class": None}
-
-
-def go_to(url: str) -> HttpResponse:
-    """Send the browser on from a dialog, which htmx has posted."""
-    return HttpResponse(headers={"HX-Redirect": url})
 
 
 def _recorded(form: type[Any]) -> list[str]:
@@ -149,7 +140,7 @@ class DataSourceAdmin(BulkAdmin):
         description="Test connection",
         permissions=["sync"],
         icon="network_check",
-        dialog=_dialog("Test the connection?", "Connects once, with the options and secrets that are stored.", "Test"),
+        dialog=dialog("Test the connection?", "Connects once, with the options and secrets that are stored.", "Test"),
     )
     def test_connection(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         """Connect once and say what was found."""
@@ -163,7 +154,7 @@ class DataSourceAdmin(BulkAdmin):
         description="Synchronise",
         permissions=["sync"],
         icon="sync",
-        dialog=_dialog(
+        dialog=dialog(
             "Synchronise the tools?",
             "A job asks the source what it offers and updates its tools. This page shows what comes of it.",
             "Synchronise",
@@ -209,8 +200,7 @@ class DataSourceAdmin(BulkAdmin):
             code,
             door="admin",
             request=request,
-            object_type=source._meta.label,
-            object_id=str(source.pk),
+            about=source,
             detail={"action": code, "label": str(source), **said},
         )
 

@@ -170,8 +170,7 @@ class DataSourceViewSet(RecordedViewSet, viewsets.ModelViewSet[DataSource]):
             "test",
             door="rest",
             request=request,
-            object_type=source._meta.label,
-            object_id=str(source.pk),
+            about=source,
             detail=said,
         )
         return Response(CheckSerializer(outcome).data)

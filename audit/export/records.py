@@ -21,8 +21,7 @@ def record_export(
         door=door,
         request=request,
         actor=actor,
-        object_type=Export._meta.label,
-        object_id=str(export.pk),
+        about=export,
         detail=detail,
         **({} if request is not None or actor is not None else {"on_behalf_of": export.asked_by}),
     )

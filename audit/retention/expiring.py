@@ -17,7 +17,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
-from audit.changes import record_event, type_of
+from audit.changes import record_event
 from audit.models import Record
 from audit.retention import gaps
 from audit.retention.archiving import NotProven, Proven, check, month_ends
@@ -350,8 +350,7 @@ def _record(expiry: Expiry, *, code: str, door: str, request: Any = None, actor:
         door=door,
         request=request,
         actor=actor,
-        object_type=type_of(Expiry),
-        object_id=str(expiry.pk),
+        about=expiry,
         detail=detail,
     )
 

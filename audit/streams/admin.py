@@ -26,7 +26,7 @@ from audit.streams.steering import (
     rewind,
     standings,
 )
-from audit.theme import action, badge, display, mono
+from audit.theme import action, badge, dialog, display, go_to, mono
 
 _DOOR = "admin"
 _ALARMED = {"gap": "Records missed", "lagging": "Behind", "failing": "Failing"}
@@ -98,12 +98,11 @@ class StreamAdmin(RecordedAdmin):
         description="Send a test message",
         permissions=["send_test"],
         icon="send",
-        dialog={
-            "title": "Send a test message?",
-            "description": "The worker sends a message that is no record, with the settings that are stored.",
-            "form_submit_text": "Send",
-            "form_class": None,
-        },
+        dialog=dialog(
+            "Send a test message?",
+            "The worker sends a message that is no record, with the settings that are stored.",
+            "Send",
+        ),
     )
     def send_test(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         """Send it, and say what came of it."""
@@ -117,12 +116,12 @@ class StreamAdmin(RecordedAdmin):
         description="Set the place",
         permissions=["move"],
         icon="history",
-        dialog={
-            "title": "Send from another time on?",
-            "description": "Back: records are sent once more. Ahead: what lies between is never sent. It is recorded.",
-            "form_submit_text": "Set the place",
-            "form_class": MoveForm,
-        },
+        dialog=dialog(
+            "Send from another time on?",
+            "Back: records are sent once more. Ahead: what lies between is never sent. It is recorded.",
+            "Set the place",
+            MoveForm,
+        ),
     )
     def move(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         """Set the place to a time."""
@@ -136,12 +135,9 @@ class StreamAdmin(RecordedAdmin):
         description="Take note of the gap",
         permissions=["move"],
         icon="done",
-        dialog={
-            "title": "Take note of missed records?",
-            "description": "Ends the alarm of a gap. That you did is recorded.",
-            "form_submit_text": "Take note",
-            "form_class": None,
-        },
+        dialog=dialog(
+            "Take note of missed records?", "Ends the alarm of a gap. That you did is recorded.", "Take note"
+        ),
     )
     def acknowledge(self, request: HttpRequest, form: Any, object_id: str) -> HttpResponse:
         """End the alarm of a gap."""
@@ -206,4 +202,4 @@ def _span(seconds: float) -> str:
 
 
 def _back(object_id: str) -> HttpResponse:
-    return HttpResponse(headers={"HX-Redirect": reverse("admin:audit_stream_change", args=(object_id,))})
+    return go_to(reverse("admin:audit_stream_change", args=(object_id,)))

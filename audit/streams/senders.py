@@ -143,7 +143,25 @@ def _reason(error: BaseException, otherwise: str) -> str:
 # --- Syslog ----------------------------------------------------------------------------------------------------------
 
 
-class SyslogSender:
+class _Kept:
+    """Keeps one connection."""
+
+    def __init__(self) -> None:
+        self._connection: ssl.SSLSocket | None = None
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        if (connection := self._connection) is not None:
+            _shut(connection)
+            self._drop()
+
+
+class SyslogSender(_Kept):
     """Keeps one connection. What it takes as delivered is what the receiver's system has acknowledged (TCP).
 
     Whether the receiver's program has read it, syslog does not tell: `repeats` says how many messages a new connection
@@ -151,11 +169,11 @@ class SyslogSender:
     """
 
     def __init__(self, options: SyslogOptions, address: tuple[str, int], hostname: str, connect: Connect) -> None:
+        super().__init__()
         self._options = options
         self._host, self._port = address
         self._hostname = hostname
         self._connect = connect
-        self._connection: ssl.SSLSocket | None = None
         self._opened = 0.0
         self.repeats = options.resend
 
@@ -217,17 +235,6 @@ class SyslogSender:
         finally:
             connection.settimeout(seconds)
 
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def close(self) -> None:
-        """End the connection."""
-        if (connection := self._connection) is not None:
-            _shut(connection)
-            self._drop()
-
 
 def _until_acknowledged(connection: socket.socket, seconds: float) -> None:
     """Wait until the other side's system has all bytes (tcp(7), SIOCOUTQ). Raises TimeoutError."""
@@ -241,7 +248,7 @@ def _until_acknowledged(connection: socket.socket, seconds: float) -> None:
 # --- Webhook ---------------------------------------------------------------------------------------------------------
 
 
-class WebhookSender:
+class WebhookSender(_Kept):
     """Posts batches over one kept connection. 2xx acknowledges; no redirect is followed."""
 
     repeats = 0
@@ -249,6 +256,7 @@ class WebhookSender:
     def __init__(
         self, options: WebhookOptions, url: str, address: tuple[str, int], stream: uuid.UUID, connect: Connect
     ) -> None:
+        super().__init__()
         self._options = options
         self._host, self._port = address
         parts = urlsplit(url)
@@ -256,7 +264,6 @@ class WebhookSender:
         self._authority = parts.netloc
         self._stream = stream
         self._connect = connect
-        self._connection: ssl.SSLSocket | None = None
 
     def is_open(self) -> bool:
         """Each request stands for itself: nothing is lost with the connection."""
@@ -309,17 +316,6 @@ class WebhookSender:
         made = _secured(self._connect, self._host, self._port, seconds, context, self._host)
         self._connection = made
         return made
-
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-    def close(self) -> None:
-        """End the connection."""
-        if (connection := self._connection) is not None:
-            _shut(connection)
-            self._drop()
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,8 +156,7 @@ def _record(stream: Stream, door: str, request: Any, actor: Any, *, code: str, d
         door=door,
         request=request,
         actor=actor,
-        object_type=stream._meta.label,
-        object_id=str(stream.pk),
+        about=stream,
         detail={"action": code, "label": str(stream), **detail},
     )
 
@@ -192,8 +191,7 @@ def _record_alarm(state: StreamState, found: Standing) -> None:
         Record.Kind.SYSTEM,
         "stream_alarm" if found.alarm else "stream_recovered",
         door="command",
-        object_type=state.stream._meta.label,
-        object_id=str(state.stream_id),
+        about=state.stream,
         detail=detail,
     )
 
