@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 
+from audit.durable import sync_folder
 from audit.entry import ALL_COLUMNS, Row
 from keyring.keys import DecryptionError, KeyRing
 
@@ -75,7 +76,7 @@ class Spool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _reserve(file)
             unnamed.rename(self._path)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError:
             os.close(file)
             unnamed.unlink(missing_ok=True)
@@ -215,11 +216,3 @@ def _reserve(file: int) -> None:
         os.fsync(file)
     except OSError as error:
         logger.warning("no place could be reserved for the ledger's spool: %s", error)
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

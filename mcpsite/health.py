@@ -31,6 +31,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from audit.durability import SWITCHED_OFF, complaint
+from audit.outside.ages import UNEXPLAINED
 from audit.sealing.progress import PROGRESS, Progress
 from mcpsite.postgres import conninfo
 
@@ -44,12 +45,7 @@ _GIVE_UP_SECONDS = 5
 _ALARMED = "SELECT EXISTS (SELECT 1 FROM audit_streamstate WHERE alarm <> '')"
 _LONGEST_LAG_SECONDS = 10.0
 _APPLIED = "SELECT app, name FROM django_migrations"
-# As `audit.outside.contradictions`: what no later head with a signed break explains.
-_CONTRADICTED = """
-SELECT 1 FROM audit_contradiction c WHERE NOT EXISTS (
-    SELECT FROM audit_head h WHERE position(E'\\nbreak ' in h.note) > 0 AND h.sealed_at > c.sealed_at
-) LIMIT 1
-"""
+_CONTRADICTED = f"SELECT 1 {UNEXPLAINED} LIMIT 1"
 
 
 class Probe:

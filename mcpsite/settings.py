@@ -398,6 +398,18 @@ LANGSMITH_TRACING = env.flag(
 LEDGER_WITNESSES = witnesses.read(
     env.words("LEDGER_WITNESSES", "Keys of the witnesses whose cosignatures count, as `witness.py key` prints them.")
 )
+LEDGER_WITNESS_TOKEN = env.secret(
+    "LEDGER_WITNESS_TOKEN",
+    "Token of a witness: `mcps_` and at least 43 characters. `first_administrator` makes an account that has it.",
+)
+LEDGER_ANCHORS = sinks.read(
+    env.words(
+        "LEDGER_ANCHORS",
+        "Where heads are kept outside: `file:///directory`, `s3://bucket/prefix?mode=compliance&days=3650`,"
+        " `https://host/path`.",
+    ),
+    env.secret("LEDGER_ANCHOR_SECRET", "Signs what is sent to webhooks of LEDGER_ANCHORS. At least 20 characters."),
+)
 
 # --- Retention -------------------------------------------------------------------------------------------------------
 LEDGER_ARCHIVE = env.url(
@@ -432,19 +444,6 @@ EXPORT_TOTAL_MB = env.integer(
     4096,
     minimum=1,
     maximum=1_000_000,
-)
-
-LEDGER_WITNESS_TOKEN = env.secret(
-    "LEDGER_WITNESS_TOKEN",
-    "Token of a witness: `mcps_` and at least 43 characters. `first_administrator` makes an account that has it.",
-)
-LEDGER_ANCHORS = sinks.read(
-    env.words(
-        "LEDGER_ANCHORS",
-        "Where heads are kept outside: `file:///directory`, `s3://bucket/prefix?mode=compliance&days=3650`,"
-        " `https://host/path`.",
-    ),
-    env.secret("LEDGER_ANCHOR_SECRET", "Signs what is sent to webhooks of LEDGER_ANCHORS. At least 20 characters."),
 )
 
 # --- Metrics ---------------------------------------------------------------------------------------------------------

@@ -11,18 +11,13 @@ from django.db import connection, transaction
 
 from audit.changes import record_event
 from audit.models import Record
+from audit.outside.ages import EXPLAINED, UNEXPLAINED
 from audit.outside.models import Contradiction
 from audit.verify import Head, Note
 
 logger = logging.getLogger("audit.outside")
 
-# A head with a signed `break` explains what was signed before it and is missing now.
-OPEN = """
-SELECT source, code, head, at FROM audit_contradiction c WHERE NOT EXISTS (
-    SELECT FROM audit_head h WHERE position(E'\\nbreak ' in h.note) > 0 AND h.sealed_at > c.sealed_at
-) ORDER BY id DESC LIMIT 20
-"""
-_EXPLAINED = "SELECT EXISTS (SELECT FROM audit_head h WHERE position(E'\\nbreak ' in h.note) > 0 AND h.sealed_at > %s)"
+OPEN = f"SELECT source, code, head, at {UNEXPLAINED} ORDER BY id DESC LIMIT 20"
 _INSERT = """
 INSERT INTO audit_contradiction (source, code, head, sealed_at, note, digest) VALUES (%s, %s, %s, %s, %s, %s)
 ON CONFLICT (source, digest) DO NOTHING RETURNING id
@@ -60,7 +55,7 @@ def take_down(source: str, code: str, note: Note, head: Head, *, door: str, requ
 def settled(sealed_at: datetime) -> bool:
     """Whether a head with a signed `break` explains that a head of that time is missing."""
     with connection.cursor() as cursor:
-        cursor.execute(_EXPLAINED, [sealed_at])
+        cursor.execute(EXPLAINED, [sealed_at])
         return bool(cursor.fetchone()[0])
 
 

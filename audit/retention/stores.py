@@ -15,6 +15,8 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from django.utils import timezone
 
+from audit.durable import sync_folder
+
 _DIGEST = "sha256"
 _PART_BYTES = 16 * 1024 * 1024
 _OPTIONS = frozenset({"region", "endpoint", "lock_mode", "lock_days", "kms_key"})
@@ -112,16 +114,9 @@ class Disk:
                 target.flush()
                 os.fsync(target.fileno())
             partial.replace(self.path / name)
-            self._sync()
+            sync_folder(self.path)
         except OSError as error:
             raise StoreError(f"{name} cannot be written to {self.path}: {error.strerror or error}.") from error
-
-    def _sync(self) -> None:
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:

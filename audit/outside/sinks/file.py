@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import SplitResult, unquote
 
+from audit.durable import sync_folder
 from audit.outside.sinks.base import Anchored, Receipt, SinkFailed
 
 FILE = "heads.jsonl"
@@ -62,7 +63,7 @@ class FileSink:
         os.write(file.fileno(), torn + json.dumps(line, ensure_ascii=False).encode() + b"\n")
         os.fsync(file.fileno())
         if not offset:
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         return {"file": FILE, "offset": offset + len(torn), "number": head.number}
 
     def newer(self, origin: str, than: Anchored | None) -> str | None:
@@ -102,11 +103,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return found if isinstance(found, dict) and isinstance(found.get("note"), str) else None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
