@@ -122,6 +122,19 @@ async def test_without_postgresql_the_site_is_unhealthy(monkeypatch, deaf, how):
         assert seconds < IN_TIME_SECONDS
 
 
+async def test_a_late_answer_is_no_lost_database_until_two_seconds_have_passed(monkeypatch):
+    await warm()
+
+    async def late(connection):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(health.probe(), "_look_at_seals", late)
+    status, body, seconds = await ask()
+    assert (status, body["postgresql"], seconds < IN_TIME_SECONDS) == (200, "connected", True)
+    monkeypatch.setattr(health.probe(), "_answered_at", time.monotonic() - 2)
+    assert (await ask())[0] == 503
+
+
 async def test_a_question_that_hangs_is_not_asked_twice(monkeypatch, deaf):
     without_postgresql(monkeypatch, deaf)
     await ask()
