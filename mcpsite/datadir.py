@@ -17,6 +17,8 @@ from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote
 
+from audit.durable import replace_file
+
 # A unix socket path holds 107 bytes; PostgreSQL adds "/.s.PGSQL.5432.lock".
 _LONGEST_SOCKET_DIR = 107 - len("/.s.PGSQL.5432.lock")
 
@@ -105,11 +107,5 @@ class DataDir:
 
 
 def write_private(path: Path, content: str) -> None:
-    """Write `content` to `path` atomically, readable by the owner only."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    """Give the file this content, on disk when this returns, readable by the owner only."""
+    replace_file(path, content)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from django.conf import settings
 
+from audit.durable import replace_file
 from audit.sealing.keys import SeedSigner, parse
 
 
@@ -28,10 +29,4 @@ def put_in_front(entry: str, file: Path) -> None:
     """Let the file begin with the entry: it is replaced as a whole, and keeps its mode. Raises OSError."""
     before = file.read_text(encoding="utf-8").strip()
     parse(f"{entry},{before}")
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, file.stat().st_mode & 0o777)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
-        opened.write(f"{entry},{before}\n")
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(temporary, file)
+    replace_file(file, f"{entry},{before}\n", file.stat().st_mode & 0o777)

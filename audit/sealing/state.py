@@ -5,9 +5,10 @@ put in the place of the one it knew.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import NamedTuple
+
+from audit.durable import replace_file
 
 
 class Known(NamedTuple):
@@ -37,10 +38,4 @@ class State:
 
     def write(self, known: Known) -> None:
         """Remember it, so that it survives a loss of power."""
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"number": known.number, "hash": known.hash.hex()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        replace_file(self.path, json.dumps({"number": known.number, "hash": known.hash.hex()}))

@@ -1,0 +1,36 @@
+"""Files that survive a loss of power: what is brought to the disk, and in which order."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit.durable import replace_file
+
+
+def test_the_content_is_on_disk_before_the_name_and_the_name_when_it_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = []
+    fsync, replace = os.fsync, os.replace
+
+    def seen_fsync(descriptor: int) -> None:
+        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else os.pread(descriptor, 9, 0).decode())
+        fsync(descriptor)
+
+    def seen_replace(*names: Any) -> None:
+        done.append("name")
+        replace(*names)
+
+    monkeypatch.setattr(os, "fsync", seen_fsync)
+    monkeypatch.setattr(os, "replace", seen_replace)
+    file = tmp_path / "file"
+    file.write_text("old")
+    replace_file(file, "new", 0o640)
+    assert done == ["new", "name", "folder"]
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o640)
+    assert list(tmp_path.iterdir()) == [file]
