@@ -20,7 +20,7 @@ import orjson
 
 from bench.measure import Generator, Measurement, Target, measure
 from bench.processes import BenchError, Stage
-from bench.report import Goal, Medians, goals, goals_table, medians, table
+from bench.report import Goal, Medians, goals, goals_table, ledger_table, medians, table
 from bench.targets import NAMES, start_all
 
 _QUIET = 0.1
@@ -65,7 +65,7 @@ def _measure_all(stage: Stage, options: argparse.Namespace) -> tuple[list[Target
 
 
 def _show_progress(number: int, rounds: int, one: Measurement) -> None:
-    line = f"round {number}/{rounds}  {one.target:15} c={one.connections:<3} {one.cpu_ms:8.3f} ms CPU"
+    line = f"round {number}/{rounds}  {one.target:18} c={one.connections:<3} {one.cpu_ms:8.3f} ms CPU"
     print(line, file=sys.stderr, flush=True)
 
 
@@ -78,8 +78,9 @@ def _print(targets: list[Target], results: Medians, all_goals: list[Goal], optio
     print("\nCPU ms, PostgreSQL, Valkey: user and system time per call. c: connections, each with one call in flight.")
     print(f"Medians of {options.rounds} rounds of {options.seconds:g} s, every answer verified.\n")
     for target in targets:
-        print(f"  {target.name:15} {target.what} (revision {'2026-07-28' if target.era == 'modern' else '2025-11-25'})")
-    print(f"\n{table(results)}\n\n{goals_table(all_goals)}")
+        print(f"  {target.name:18} {target.what} (revision {'2026-07-28' if target.era == 'modern' else '2025-11-25'})")
+    print()
+    print(*filter(None, (table(results), ledger_table(results), goals_table(all_goals))), sep="\n\n")
     print(f"\nThe load generator itself used up to {max(one.client_cpu_ms for one in results.values()):.3f} ms a call.")
     others = median(one.others for one in results.values())
     print(f"Other programs used {others:.0%} of the machine meanwhile{_DISTURBED if others > _QUIET else ''}.")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -23,7 +24,7 @@ _FASTMCP_PROXY = Path(__file__).with_name("fastmcp_proxy.py")
 _SITE_SECONDS = 180.0
 _POLICY_SECONDS = 10.0
 
-NAMES = ("direct", "bare", "mcpsite", "mcpsite-legacy", "fastmcp", "fastmcp-shared")
+NAMES = ("direct", "bare", "mcpsite", "mcpsite-legacy", "mcpsite-unrecorded", "fastmcp", "fastmcp-shared")
 
 
 def start_all(stage: Stage, generator: Generator, names: list[str]) -> list[Target]:
@@ -33,7 +34,8 @@ def start_all(stage: Stage, generator: Generator, names: list[str]) -> list[Targ
     starters: dict[str, Callable[[], list[Target]]] = {
         "direct": lambda: [echo],
         "bare": lambda: [_start_bare(stage, upstream)],
-        "mcpsite": lambda: _start_site(stage, generator, upstream),
+        "mcpsite": lambda: _start_recorded(stage, generator, upstream),
+        "mcpsite-unrecorded": lambda: [_start_unrecorded(stage, generator, upstream)],
         "fastmcp": lambda: [_start_fastmcp(stage, upstream, shared=False)],
         "fastmcp-shared": lambda: [_start_fastmcp(stage, upstream, shared=True)],
     }
@@ -100,21 +102,28 @@ def _run(*command: str) -> str:
     return done.stdout
 
 
-def _start_site(stage: Stage, generator: Generator, upstream: str) -> list[Target]:
-    port, data, ready = free_port(), stage.folder / "data", stage.folder / "ready.json"
+def _start_recorded(stage: Stage, generator: Generator, upstream: str) -> list[Target]:
+    what = "everything on: token, grant, budget, argument check, durable record; one web worker"
+    modern = _start_site(stage, generator, upstream, "mcpsite", what, str(_ROOT / "manage.py"))
+    return [modern, replace(modern, name="mcpsite-legacy", what="the same called as 2025-11-25", era="legacy")]
+
+
+def _start_unrecorded(stage: Stage, generator: Generator, upstream: str) -> Target:
+    what = "another installation like it, whose web worker writes no records"
+    return _start_site(stage, generator, upstream, "mcpsite-unrecorded", what, "-m", "bench.unrecorded")
+
+
+def _start_site(stage: Stage, generator: Generator, upstream: str, name: str, what: str, *program: str) -> Target:
+    port, data, ready = free_port(), stage.folder / name, stage.folder / f"{name}.json"
     pid = stage.start(
-        "mcpsite", sys.executable, str(_ROOT / "manage.py"), "up", "--data", str(data), "--no-demo", "--workers", "1",
+        name, sys.executable, *program, "up", "--data", str(data), "--no-demo", "--workers", "1",
         "--port", str(port), "--ready-file", str(ready), environment=own_engines(data),
     )  # fmt: skip
-    stage.wait("mcpsite", ready, _SITE_SECONDS)
+    stage.wait(name, ready, _SITE_SECONDS)
     headers = (("Authorization", f"Bearer {_configure(data, upstream)}"),)
-    what = "everything on: token, grant, budget, argument check, durable record; one web worker"
-    modern = Target(name="mcpsite", what=what, pid=pid, port=port, headers=headers)
-    legacy = Target(
-        name="mcpsite-legacy", what="the same called as 2025-11-25", pid=pid, port=port, headers=headers, era="legacy"
-    )
-    _wait_for_policy(generator, modern)
-    return [modern, legacy]
+    target = Target(name=name, what=what, pid=pid, port=port, headers=headers)
+    _wait_for_policy(generator, target)
+    return target
 
 
 def own_engines(data: Path) -> dict[str, str]:

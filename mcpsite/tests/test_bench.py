@@ -16,7 +16,7 @@ import uvloop
 from bench.load import Job, LoadError, Result, Run, problem
 from bench.measure import Measurement
 from bench.processes import Group, Stage, free_port, python, stop, tree
-from bench.report import goals, goals_table, medians, table
+from bench.report import goals, goals_table, ledger_table, medians, table
 
 RIGHT = b'{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"call 7"}]}}'
 
@@ -141,3 +141,13 @@ def test_goals_are_judged_by_medians_and_named_when_not_measured():
     assert verdicts["CPU ms of a call, c=32"] == (None, "not measured")
     assert "MISSED" in goals_table(goals(results))
     assert table(results).splitlines()[2].startswith("| mcpsite | 1 |   300 |  0.300 |")
+
+
+def test_the_cost_of_the_ledger_is_what_calls_cost_more_with_it():
+    on, off = measured("mcpsite", 1, 0.45), measured("mcpsite-unrecorded", 1, 0.25)
+    assert ledger_table(medians([on])) == ""
+    results = medians([on, off, measured("mcpsite", 8, 0.3)])
+    assert [line.split(" | ")[0].strip("| ") for line in ledger_table(results).splitlines()[2:]] == ["c=1"]
+    assert ledger_table(results).splitlines()[2].count("0.200") == 6
+    added = {goal.work: goal for goal in goals(results)}["CPU ms that the ledger adds to a call, c=1"]
+    assert (round(added.value or 0, 3), added.verdict) == (0.2, "reached")
