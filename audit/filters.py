@@ -268,7 +268,8 @@ class ByTime(admin.ListFilter):
             found = parse_datetime(value)
         except ValueError:
             found = None
-        if found is None:
+        # What local time and the bars of the timeline make of it has to be a time as well.
+        if found is None or not 1970 < found.year < 9000:
             raise IncorrectLookupParameters(f"`{name}` is a time such as 2026-11-23T12:00:00Z: all records are shown.")
         return found if timezone.is_aware(found) else timezone.make_aware(found)
 

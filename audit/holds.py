@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -34,9 +35,12 @@ def in_force() -> QuerySet[LegalHold]:
     return LegalHold.objects.filter(released_at=None)
 
 
-def held(principal: str, since: datetime | None = None, until: datetime | None = None) -> list[LegalHold]:
+def held(
+    principal: str, since: datetime | None = None, until: datetime | None = None, *, actor_id: str = ""
+) -> list[LegalHold]:
     """The holds in force over any record of the principal from `since` to before `until`, where None has no bound.
 
+    With `actor_id`, records under former names of the account count as well, and so does for whom it acted.
     Inside a transaction no hold can be placed or released until its end, so that what is decided on this stays right.
     """
     if connection.in_atomic_block:
@@ -47,13 +51,11 @@ def held(principal: str, since: datetime | None = None, until: datetime | None =
     if until is not None:
         overlapping &= Q(since=None) | Q(since__lt=until)
     holds = in_force().filter(overlapping).order_by("placed_at")
-    return [each for each in holds if _concerns(each, principal, since, until)]
-
-
-def refuse_if_held(principal: str, since: datetime | None = None, until: datetime | None = None) -> None:
-    """Raise Held when a hold is in force over records of the principal."""
-    if found := held(principal, since, until):
-        raise Held(found)
+    own = Q(actor=principal) | Q(on_behalf_of=principal)
+    rows = Record.objects.filter(own | Q(actor_id=actor_id) if actor_id else own).order_by()
+    return [
+        each for each in holds if _concerns(each, principal, _between(rows, (since, each.since), (until, each.until)))
+    ]
 
 
 def take_turns() -> None:
@@ -62,24 +64,25 @@ def take_turns() -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
 
 
-def _concerns(hold: LegalHold, principal: str, since: datetime | None, until: datetime | None) -> bool:
+def _between(rows: QuerySet[Record], begins: Iterable[datetime | None], ends: Iterable[datetime | None]) -> Any:
+    for first in begins:
+        rows = rows if first is None else rows.filter(at__gte=first)
+    for last in ends:
+        rows = rows if last is None else rows.filter(at__lt=last)
+    return rows
+
+
+def _concerns(hold: LegalHold, principal: str, rows: QuerySet[Record]) -> bool:
+    """Whether the hold is over the principal, or over one of these records of it."""
     match hold.scope:
         case Scope.PRINCIPAL:
-            return hold.value == principal
-        case Scope.TOOL | Scope.SOURCE:
-            return _called(hold, principal, since, until)
+            other = Q(actor=hold.value) | Q(on_behalf_of=hold.value)
+            return hold.value == principal or rows.filter(other).exists()
+        case Scope.TOOL:
+            return rows.filter(tool=hold.value).exists()
+        case Scope.SOURCE:
+            return rows.filter(connector=hold.value).exists()
     return True
-
-
-def _called(hold: LegalHold, principal: str, since: datetime | None, until: datetime | None) -> bool:
-    """Whether the principal has records of the tool or source, in the time that is both the hold's and asked for."""
-    rows = Record.objects.filter(Q(actor=principal) | Q(on_behalf_of=principal))
-    rows = rows.filter(tool=hold.value) if hold.scope == Scope.TOOL else rows.filter(connector=hold.value)
-    for first in (since, hold.since):
-        rows = rows if first is None else rows.filter(at__gte=first)
-    for last in (until, hold.until):
-        rows = rows if last is None else rows.filter(at__lt=last)
-    return rows.order_by().exists()
 
 
 def release(hold: LegalHold, reason: str, *, door: str, request: Any = None, actor: Any = None) -> None:

@@ -22,8 +22,9 @@ def download(request: Any, export: Export, door: str) -> HttpResponseBase:
     if wanted is None:
         return HttpResponse(status=416, headers={**headers, "Content-Range": f"bytes */{export.size}"})
     first, last, partial = wanted
-    if first == 0 and request.method == "GET":
-        record_export(export, "export_downloaded", door=door, request=request)
+    if request.method != "HEAD":
+        part = {"range": f"{first}-{last}"} if partial else {}
+        record_export(export, "export_downloaded", door=door, request=request, **part)
     headers |= {
         "Content-Length": str(last - first + 1),
         "Content-Disposition": f'attachment; filename="{export.filename}"',

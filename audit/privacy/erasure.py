@@ -92,7 +92,7 @@ def _refuse_if_held(found: Survey, value: str) -> None:
     """
     since, until = _start(found.months[0]), _start(_following(found.months[-1]))
     if found.kind == USER:
-        holds = held(value, since, until)
+        holds = held(value, since, until, actor_id=found.subject.value)
     else:
         take_turns()
         overlaps = (hold for hold in in_force() if (hold.until or until) > since and (hold.since or since) < until)

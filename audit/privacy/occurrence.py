@@ -160,17 +160,17 @@ def _committed(record: Record, kept: Payload, tag: bytes, candidate: str, commit
     return Finding(record, Verdict.OCCURS if right else Verdict.ABSENT)
 
 
-def _forms(candidate: str) -> Iterator[bytes]:
+def _forms(candidate: str) -> list[bytes]:
     """As it was given, and as programs write the same JSON."""
-    yield candidate.encode()
+    forms = [candidate.encode()]
     try:
         value = json.loads(candidate)
-    except ValueError:
-        return
-    yield json.dumps(value).encode()
-    yield json.dumps(value, ensure_ascii=False).encode()
-    yield json.dumps(value, separators=(",", ":")).encode()
-    yield json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+        for separators in (None, (",", ":")):
+            forms += (json.dumps(value, separators=separators, ensure_ascii=ascii).encode() for ascii in (True, False))
+    except (ValueError, RecursionError):
+        # No JSON, or what no call can hold: half a surrogate pair, a thousand brackets.
+        pass
+    return forms
 
 
 def _compared(question: Question, record: Record, kept: Payload) -> Finding:
@@ -210,7 +210,7 @@ def _same(value: Any, candidate: str) -> bool:
     if isinstance(value, str):
         return value == candidate
     try:
-        return bool(json.loads(candidate) == value)
+        return bool(orjson.loads(candidate) == value)
     except ValueError:
         return False
 

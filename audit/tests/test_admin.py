@@ -83,6 +83,8 @@ def test_a_cursor_that_is_no_record_leads_to_the_newest_page_and_says_so(client,
         ({"last": "2y"}, "`last` is one of 1h, 24h, 7d, 30d"),
         ({"since": "yesterday"}, "`since` is a time such as"),
         ({"until": "2026-13-40T00:00"}, "`until` is a time such as"),
+        ({"since": "0001-01-01T00:00"}, "`since` is a time such as"),
+        ({"until": "9999-12-31T23:59:59-14:00"}, "`until` is a time such as"),
     ],
 )
 def test_an_address_that_makes_no_sense_is_answered_and_not_logged_as_an_error(client, caplog, query, said):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -97,7 +98,8 @@ async def test_it_is_downloaded_whole_or_by_ranges_and_that_is_on_record(sealer,
     assert (status, len(whole), headers["Content-Length"]) == (200, export.size, str(export.size))
     assert headers["ETag"] == f'"{export.digest}"'
     assert export.filename in headers["Content-Disposition"]
-    assert await sync_to_async(Record.objects.filter(code="export_downloaded", object_id=str(export.pk)).count)() == 1
+    recorded = Record.objects.filter(code="export_downloaded", object_id=str(export.pk)).order_by("id")
+    assert await sync_to_async(recorded.count)() == 1
     size = export.size
     for wanted, first, last in [
         ("bytes=0-0", 0, 0),
@@ -109,6 +111,9 @@ async def test_it_is_downloaded_whole_or_by_ranges_and_that_is_on_record(sealer,
         status, part, headers = await fetched(user, export, Range=wanted)
         assert (status, part) == (206, whole[first : last + 1]), wanted
         assert headers["Content-Range"] == f"bytes {first}-{last}/{size}"
+        latest = await sync_to_async(recorded.last)()
+        assert latest is not None
+        assert json.loads(latest.detail or "")["range"] == f"{first}-{last}"
     for wanted in (f"bytes={size}-", "bytes=-0", "bytes=5-3"):
         assert (await fetched(user, export, Range=wanted))[0] == 416, wanted
     assert (await fetched(user, export, **{"Range": "bytes=0-0", "If-Range": '"other"'}))[1] == whole

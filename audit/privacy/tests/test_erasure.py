@@ -146,6 +146,21 @@ def test_a_legal_hold_refuses_erasure() -> None:
     erase("user", other.username, "r", door="command")
 
 
+@pytest.mark.parametrize(
+    ("scope", "of"),
+    [("principal", "name"), ("principal", "on_behalf_of"), ("tool", "tool")],
+    ids=["its former name", "for whom it acted", "a tool it called under its former name"],
+)
+def test_another_name_for_the_account_does_not_escape_a_hold(scope: str, of: str) -> None:
+    user = make_user()
+    made = make_call(user, on_behalf_of="starter", tool="pay")
+    hold(scope, {"name": user.username, "on_behalf_of": "starter", "tool": "pay"}[of])
+    User.objects.filter(pk=user.pk).update(username="renamed")
+    with pytest.raises(Held, match="case 12"):
+        erase("user", "renamed", "r", door="command")
+    assert payload_of(made).arguments
+
+
 def test_of_others_than_users_every_hold_of_the_time_refuses() -> None:
     make_call(make_user(), subject=customer("held"))
     hold("tool", "some_tool")

@@ -72,6 +72,14 @@ def test_whole_arguments_are_found_by_their_commitment_also_where_they_were_not_
     assert ask(tool=tool, arguments="no json").verdict == "absent"
 
 
+@pytest.mark.parametrize("hostile", ["[" * 200_000, '"\\ud800"', "9" * 5_000], ids=["deep", "surrogate", "digits"])
+@pytest.mark.parametrize("asked", ["value", "arguments"])
+def test_a_hostile_candidate_is_no_fault(asked: str, hostile: str) -> None:
+    tool = a_tool()
+    make_call({"n": 1}, tool)
+    assert ask(tool=tool, **{asked: hostile}).verdict == "absent"
+
+
 def test_a_result_is_found_by_its_commitment() -> None:
     tool = a_tool()
     made = make_call({}, tool, result=b'{"content":[]}')
