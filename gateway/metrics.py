@@ -25,6 +25,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from audit.export import gauges as exports
 from audit.histogram import BOUNDS_US, Histogram
 from audit.ledger import Ledger
 from audit.outside.ages import AGES, expected
@@ -81,6 +82,10 @@ _LISTED = (
     Family("mcpsite_ledger_archives", "gauge", "Cold exports of months.", ("state",)),
     Family("mcpsite_ledger_expiries", "gauge", "Months of which records are or were past their time.", ("state",)),
     Family("mcpsite_ledger_holds", "gauge", "Legal holds in force."),
+    Family("mcpsite_exports_unfinished", "gauge", "Exports and evidence packs that wait or are made.", ("state",)),
+    Family("mcpsite_exports", "counter", "Exports and evidence packs that have ended.", ("outcome",)),
+    Family("mcpsite_export_records", "counter", "Records in those that were made."),
+    Family("mcpsite_export_seconds", "counter", "How long these took."),
     Family("mcpsite_seal_lag_seconds", "gauge", "How long the first record without a seal has waited for it."),
     Family("mcpsite_records_unsealed", "gauge", "Records that wait for their seal; at most 10,000 are counted."),
     Family("mcpsite_records_refused", "gauge", "Records that are not as their writer wrote them, and are not sealed."),
@@ -259,7 +264,7 @@ async def _jobs(conninfo: str) -> Samples:
         workers = await (await connection.execute(_WORKERS)).fetchone()
         unknown = await (await connection.execute(_UNKNOWN)).fetchone()
         outside = await (await connection.execute(AGES, expected())).fetchall()
-        retention = await (await connection.execute(GAUGES)).fetchall()
+        kept = await (await connection.execute(f"{GAUGES} UNION ALL {exports.GAUGES}")).fetchall()
         streams = [Standing(*row) for row in await (await connection.execute(STANDING)).fetchall()]
         verified = await (await connection.execute(_VERIFIED)).fetchall()
         progress = await (await connection.execute(PROGRESS)).fetchone()
@@ -268,7 +273,7 @@ async def _jobs(conninfo: str) -> Samples:
         "mcpsite_jobs": {(queue, state): [count] for queue, state, count, *_ in (*active, *finished)},
         "mcpsite_jobs_oldest_seconds": {(queue,): [age] for queue, _, _, age in active if age is not None},
         "mcpsite_job_workers": {(): [workers[0] if workers else 0]},
-        **samples(retention),
+        **samples(kept),
         "mcpsite_outcomes_unknown": {(): [unknown[0] if unknown else 0]},
         "mcpsite_witness_age_seconds": _ages(outside, "witness"),
         "mcpsite_anchor_age_seconds": _ages(outside, "anchor"),

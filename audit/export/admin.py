@@ -17,7 +17,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter  # type: ignore[i
 
 from audit.arguments import PERMISSION
 from audit.doors import OwnFiltersOnly
-from audit.export.asking import ExportRefused, ask_for_export, cancel_export, delete_export, may_read
+from audit.export.asking import ExportRefused, ask_for_export, cancel_export, delete_export, may_read, worker_is_gone
 from audit.export.download import download
 from audit.export.models import Export
 from audit.export.scope import KNOWN, TIMES, BadScope, moment, read, words_for
@@ -137,6 +137,7 @@ class ArchiveAdmin(OwnFiltersOnly):
             "export": export,
             "pill": _PILLS.get(COLOURS[Export.State(export.state)], ""),
             "percent": percent_of(export),
+            "worker_is_gone": worker_is_gone(export),
             "scope": self.told(export),
             "may_read": may_read(request.user, export),
             "may_cancel": self.has_add_permission(request) and not export.is_finished,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
@@ -12,11 +13,14 @@ from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from audit.arguments import PERMISSION
+from audit.export.gauges import count_ended
 from audit.export.models import Export, Part
 from audit.export.records import record_export
 from audit.export.scope import Scope
 
 TASK = "audit.export"
+# Workers give a sign of life every ten seconds.
+LOST_SECONDS = 30
 _OPEN = ("todo", "doing")
 _MOST_UNFINISHED = 5
 _MOST_ATTEMPTS = 3
@@ -96,7 +100,7 @@ def cancel_export(export: Export, *, door: str, request: Any = None) -> Export:
         export.cancel_asked = True
         record_export(export, "export_cancelled", door=door, request=request)
         if export.state == Export.State.WAITING:
-            export.state, export.finished_at = Export.State.CANCELLED, timezone.now()
+            end_unfinished(export, Export.State.CANCELLED)
         export.save()
     return export
 
@@ -121,6 +125,15 @@ def expire() -> int:
     return done
 
 
+def worker_is_gone(export: Export) -> bool:
+    """Whether one that is under way has no worker that gives signs of life: within a minute another one goes on."""
+    if export.state != Export.State.RUNNING:
+        return False
+    alive = timezone.now() - timedelta(seconds=LOST_SECONDS)
+    job = ProcrastinateJob.objects.filter(pk=export.job_id, status="doing", worker__last_heartbeat__gt=alive)
+    return not job.exists()
+
+
 def restart_lost() -> int:
     """Queue those again whose worker has died, three times at most; then they have failed. Returns how many."""
     lost = 0
@@ -132,23 +145,26 @@ def restart_lost() -> int:
             if found.is_finished or found.job_id != export.job_id:
                 continue
             if found.cancel_asked:
-                found.state, found.finished_at = Export.State.CANCELLED, timezone.now()
+                end_unfinished(found, Export.State.CANCELLED)
             elif found.attempts >= _MOST_ATTEMPTS:
                 end_failed(found, "worker_lost", f"Its worker ended in the middle of it, {found.attempts} times.")
             else:
                 found.state, found.job_id = Export.State.WAITING, _queue(found)
+                found.stage = "Its worker ended: waiting for another one"
             found.save()
         lost += 1
     return lost
 
 
+def end_unfinished(export: Export, state: Export.State) -> None:
+    """Set what an export says that ended without an archive, and drop what there is of one. The caller saves."""
+    export.state, export.finished_at, export.stage, export.kept = state, timezone.now(), "", None
+    Part.objects.filter(export=export).delete()
+    count_ended(state.value)
+
+
 def end_failed(export: Export, code: str, message: str) -> None:
     """Set what a failed export says, without what it has of an archive, and record it. The caller saves."""
-    export.state, export.finished_at, export.problem, export.stage = (
-        Export.State.FAILED,
-        timezone.now(),
-        message,
-        "",
-    )
-    Part.objects.filter(export=export).delete()
+    end_unfinished(export, Export.State.FAILED)
+    export.problem = message
     record_export(export, "export_failed", door="command", outcome=code, message=message)

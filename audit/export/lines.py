@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from audit.plain import columns_json, record_json
 from keyring.keys import DecryptionError
 
 _NAMES = tuple(name for name, _ in COLUMNS)
+_AT = _NAMES.index("at")
 _PAGE, _PATIENCE_MS = 1_000, 120_000
 
 
@@ -34,6 +36,11 @@ class Line:
     leaf: bytes
     values: tuple[Any, ...]
     payload: dict[str, str | None] | None = None
+
+    @property
+    def place(self) -> tuple[datetime, int]:
+        """Where it stands among the records."""
+        return self.values[_AT], self.id
 
     def shown(self) -> dict[str, Any]:
         """The record as JSON has it."""
@@ -51,22 +58,33 @@ def json_line(line: Line) -> bytes:
     return orjson.dumps(as_json(line), option=orjson.OPT_APPEND_NEWLINE)
 
 
-def pages(rows: QuerySet[Record], size: int = _PAGE, *, payloads: bool = False) -> Iterator[list[Line]]:
+def pages(
+    rows: QuerySet[Record],
+    size: int = _PAGE,
+    *,
+    payloads: bool = False,
+    after: tuple[datetime, int] | None = None,
+) -> Iterator[list[Line]]:
     """The records of `rows`, oldest first, at most `size` at a time; no transaction is held between two pages.
 
-    With `payloads`, what they keep is decrypted. Raises TooSlow.
+    With `payloads`, what they keep is decrypted; with `after`, only those behind that place. Raises TooSlow.
     """
     wanted = rows.order_by("at", "id").values_list("id", "leaf", *_NAMES)
-    beyond = Q()
     while True:
         with at_most(_PATIENCE_MS):
-            found: list[Any] = list(wanted.filter(beyond)[:size])
+            found: list[Any] = list(wanted.filter(_behind(after))[:size])
         if found:
             yield _placed(found, payloads)
         if len(found) < size:
             return
-        last, at = found[-1][0], found[-1][2 + _NAMES.index("at")]
-        beyond = Q(Q(at__gt=at) | Q(at=at, id__gt=last), at__gte=at)
+        after = found[-1][2 + _AT], found[-1][0]
+
+
+def _behind(place: tuple[datetime, int] | None) -> Q:
+    if place is None:
+        return Q()
+    at, number = place
+    return Q(Q(at__gt=at) | Q(at=at, id__gt=number), at__gte=at)
 
 
 def _placed(found: list[Any], payloads: bool) -> list[Line]:

@@ -13,7 +13,8 @@ from audit.entry import uuid7
 class Export(models.Model):
     """An archive that a job makes. The parts live in the database: every process can read them, and none leaves a file.
 
-    `scope` is what was asked for, as `audit.export.scope` or `audit.packs.scope` reads it.
+    `scope` is what was asked for, as `audit.export.scope` or `audit.packs.scope` reads it. `kept` says from where
+    another worker can go on.
     """
 
     class Form(models.TextChoices):
@@ -46,6 +47,7 @@ class Export(models.Model):
     cancel_asked = models.BooleanField(default=False)
     attempts = models.PositiveSmallIntegerField(default=0)
     job_id = models.BigIntegerField(null=True, editable=False)
+    kept = models.JSONField(null=True, editable=False)
     records = models.BigIntegerField(default=0)
     expected = models.BigIntegerField(null=True)
     size = models.BigIntegerField("bytes", default=0)

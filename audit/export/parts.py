@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import AsyncIterator
 
 from asgiref.sync import sync_to_async
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from audit.export.models import Export, Part
 
@@ -17,8 +18,17 @@ class TooLarge(Exception):
     """The archive has grown beyond what one may have."""
 
 
+class Cancelled(Exception):
+    """Somebody wants it no more, or has deleted it, or another worker makes it."""
+
+
+def ours(export: Export) -> QuerySet[Export]:
+    """The row, unless it is not wanted any more, or another worker has taken it up."""
+    return Export.objects.filter(pk=export.pk, cancel_asked=False, attempts=export.attempts)
+
+
 class Parts:
-    """A stream to write an archive to. Raises TooLarge beyond `most` bytes, and what the database raises."""
+    """A stream to write an archive to. Raises TooLarge beyond `most` bytes, Cancelled, and what the database raises."""
 
     def __init__(self, export: Export, most: int) -> None:
         self._export, self._most = export, most
@@ -26,6 +36,23 @@ class Parts:
         self._number = 0
         self._digest = hashlib.sha256()
         self.size = 0
+
+    def go_on(self, size: int) -> None:
+        """Go on behind the first `size` bytes, which an earlier worker has kept."""
+        while self.size < size:
+            data = _part(self._export, self._number)[: size - self.size]
+            self._digest.update(data)
+            self.size += len(data)
+            if len(data) == PART_BYTES:
+                self._number += 1
+            else:
+                self._waiting += data
+        # What was written behind them is written anew.
+        Part.objects.filter(export=self._export, number__gt=self._number).delete()
+
+    def tell(self) -> int:
+        """Where the next byte goes."""
+        return self.size
 
     def write(self, content: bytes | memoryview, /) -> int:
         """As a file does."""
@@ -39,21 +66,32 @@ class Parts:
             )
         while len(self._waiting) >= PART_BYTES:
             self._keep(PART_BYTES)
+            del self._waiting[:PART_BYTES]
+            self._number += 1
         return len(content)
 
     def flush(self) -> None:
         """As a file does. What is less than a part waits."""
 
-    def close(self) -> str:
-        """Keep the rest; the SHA-256 of the whole as hexadecimal digits."""
+    def keep(self) -> None:
+        """Keep what is less than a part too; it grows when there is more."""
         if self._waiting:
             self._keep(len(self._waiting))
+
+    def close(self) -> str:
+        """Keep the rest; the SHA-256 of the whole as hexadecimal digits."""
+        self.keep()
         return self._digest.hexdigest()
 
     def _keep(self, length: int) -> None:
-        Part.objects.create(export=self._export, number=self._number, data=bytes(self._waiting[:length]))
-        del self._waiting[:length]
-        self._number += 1
+        part = Part(export=self._export, number=self._number, data=bytes(self._waiting[:length]))
+        with transaction.atomic():
+            # A worker that was only thought dead must not write into what another one makes.
+            if ours(self._export).select_for_update().first() is None:
+                raise Cancelled
+            Part.objects.bulk_create(
+                [part], update_conflicts=True, unique_fields=("export", "number"), update_fields=("data",)
+            )
 
 
 def _part(export: Export, number: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -12,6 +12,10 @@ from typing import IO, Any, Protocol
 # Of every file in an archive: so the same content makes the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 _COMPRESSED = (".gz", ".png")
+# What the directory at the end of an archive says of an entry.
+_LISTED = (
+    "filename", "header_offset", "CRC", "compress_size", "file_size", "flag_bits", "create_version", "extract_version",
+)  # fmt: skip
 
 
 class Target(Protocol):
@@ -53,11 +57,15 @@ class Folder:
 
 
 class Archive:
-    """A zip archive, written to a stream that need not be able to seek. Use it as a context."""
+    """A zip archive, written to a stream that need not be able to seek. Use it as a context.
 
-    def __init__(self, stream: Stream) -> None:
+    `entries` are those that the stream has already, where it can `tell` that.
+    """
+
+    def __init__(self, stream: Stream, entries: Iterable[Mapping[str, Any]] = ()) -> None:
         anything: Any = stream
         self._zip = zipfile.ZipFile(anything, "w", zipfile.ZIP_DEFLATED)
+        self._zip.filelist.extend(map(_listed, entries))
 
     def __enter__(self) -> Archive:
         return self
@@ -71,8 +79,24 @@ class Archive:
     @contextmanager
     def file(self, name: str) -> Iterator[IO[bytes]]:
         """An entry of the archive."""
-        entry = zipfile.ZipInfo(name, _DATE)
-        entry.external_attr = 0o600 << 16
-        entry.compress_type = zipfile.ZIP_STORED if name.endswith(_COMPRESSED) else zipfile.ZIP_DEFLATED
-        with self._zip.open(entry, "w", force_zip64=True) as stream:
+        with self._zip.open(_entry(name), "w", force_zip64=True) as stream:
             yield stream
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """Those that are complete, for an archive that goes on behind them."""
+        return [{name: getattr(entry, name) for name in _LISTED} for entry in self._zip.filelist]
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _DATE)
+    entry.external_attr = 0o600 << 16
+    entry.compress_type = zipfile.ZIP_STORED if name.endswith(_COMPRESSED) else zipfile.ZIP_DEFLATED
+    return entry
+
+
+def _listed(said: Mapping[str, Any]) -> zipfile.ZipInfo:
+    entry = _entry(said["filename"])
+    for name in _LISTED:
+        setattr(entry, name, said[name])
+    return entry

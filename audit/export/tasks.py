@@ -10,7 +10,7 @@ from procrastinate.contrib.django import app
 from procrastinate.exceptions import JobAborted
 from procrastinate.jobs import Status
 
-from audit.export.asking import TASK, expire, restart_lost
+from audit.export.asking import LOST_SECONDS, TASK, expire, restart_lost
 from audit.export.models import Export
 from audit.export.targets import Target
 from audit.export.working import Stopped, Telling, carry_out, write_records_of
@@ -35,10 +35,11 @@ def make(context: JobContext, export_id: str) -> str:
         raise JobAborted from error
 
 
-@app.periodic(cron="* * * * *")
+# The sixth column is seconds: within a minute another worker goes on.
+@app.periodic(cron="* * * * * */30")
 @app.task(queueing_lock="audit.exports", name="audit.exports")
 async def look_after(timestamp: int) -> int:
     """Take up what a dead worker left, and delete what is past its time. Returns how much."""
-    for job in await app.job_manager.get_stalled_jobs(task_name=TASK):
+    for job in await app.job_manager.get_stalled_jobs(task_name=TASK, seconds_since_heartbeat=LOST_SECONDS):
         await app.job_manager.finish_job(job, Status.FAILED, delete_job=False)
     return await sync_to_async(restart_lost)() + await sync_to_async(expire)()

@@ -11,18 +11,18 @@ from typing import Any
 
 from django.conf import settings
 from django.db import OperationalError, connection, transaction
-from django.db.models import QuerySet
 from django.utils import timezone
 
-from audit.export.asking import end_failed
+from audit.export.asking import end_failed, end_unfinished
+from audit.export.gauges import count_ended
 from audit.export.lines import pages
-from audit.export.models import Export, Part
-from audit.export.parts import Parts, TooLarge
+from audit.export.models import Export
+from audit.export.parts import Cancelled, Parts, TooLarge, ours
 from audit.export.records import record_export
 from audit.export.scope import rows_of, told
 from audit.export.signing import SealerAway
 from audit.export.targets import Archive, Target
-from audit.export.writing import Form, write_export
+from audit.export.writing import Begun, Form, write_export
 from audit.patience import TooSlow
 from audit.proofs.documents import keys
 from audit.timeline import timeline_of
@@ -34,10 +34,6 @@ _SEALED_SECONDS = 3.0
 _DISK_FULL = "53100"
 
 
-class Cancelled(Exception):
-    """Somebody wants it no more, or has deleted it."""
-
-
 class Stopped(Exception):
     """This worker has to end: another one goes on."""
 
@@ -45,8 +41,8 @@ class Stopped(Exception):
 class Telling:
     """Says how far an export is, at most twice a second, and hears that it is not wanted any more."""
 
-    def __init__(self, export: Export, must_stop: Callable[[], bool]) -> None:
-        self._export, self._must_stop = export, must_stop
+    def __init__(self, export: Export, parts: Parts, archive: Archive, must_stop: Callable[[], bool]) -> None:
+        self._export, self._parts, self._archive, self._must_stop = export, parts, archive, must_stop
         self._told = 0.0
 
     def records(self, number: int) -> None:
@@ -58,14 +54,19 @@ class Telling:
         """Write it down now. Raises Cancelled and Stopped."""
         if self._must_stop():
             raise Stopped
-        if not _ours(self._export).update(**state):
+        self._write(state)
+
+    def _write(self, state: dict[str, Any]) -> None:
+        if not ours(self._export).update(**state):
             raise Cancelled
         self._told = time.monotonic()
 
-
-def _ours(export: Export) -> QuerySet[Export]:
-    """The row, unless it is not wanted any more, or another worker has taken it up."""
-    return Export.objects.filter(pk=export.pk, cancel_asked=False, attempts=export.attempts)
+    def keep(self, begun: Begun) -> None:
+        """Let another worker go on from here, should this one end. Raises Cancelled."""
+        with transaction.atomic():
+            self._parts.keep()
+            kept = {**begun.as_json(), "size": self._parts.size, "entries": self._archive.entries}
+            self._write({"records": begun.counted.records, "kept": kept})
 
 
 # What makes the content of an archive: gives the records, and the manifest's SHA-256.
@@ -78,28 +79,33 @@ def write_records_of(export: Export, target: Target, telling: Telling) -> tuple[
     expected = timeline_of(rows, None, export.asked_at)
     telling.say(stage="Reading records", expected=None if expected.begins or expected.too_slow else expected.total)
     form: Form = "csv" if export.form == Export.Form.CSV else "jsonl"
+    begun = Begun.of(export.kept) if export.kept else None
     written = write_export(
         target,
-        pages(rows, payloads=export.payloads),
+        pages(rows, payloads=export.payloads, after=begun.place if begun else None),
         form=form,
         scope=told(export.scope),
         by=export.asked_by,
         keys=keys(),
         tell=telling.records,
+        keep=telling.keep,
+        begun=begun,
     )
     return written.counted.records, written.digest
 
 
 def carry_out(export_id: uuid.UUID, make: Maker, must_stop: Callable[[], bool]) -> str:
-    """Make the archive, from the beginning; how it ended. Raises Stopped, and leaves it to be taken up again."""
+    """Make the archive, or go on with it; how it ended. Raises Stopped, and leaves it to be taken up again."""
     export = _begin(export_id)
     if export is None:
         return "gone"
     try:
         _await_sealing(export)
         parts = Parts(export, settings.EXPORT_MAX_MB * 1024**2)
-        with Archive(parts) as target:
-            records, manifest = make(export, target, Telling(export, must_stop))
+        kept = export.kept or {"size": 0, "entries": []}
+        parts.go_on(kept["size"])
+        with Archive(parts, kept["entries"]) as target:
+            records, manifest = make(export, target, Telling(export, parts, target, must_stop))
         _finish(export, parts.close(), parts.size, records, manifest)
     except Stopped:
         raise
@@ -128,11 +134,10 @@ def _begin(export_id: uuid.UUID) -> Export | None:
         export = Export.objects.select_for_update().filter(pk=export_id).first()
         if export is None or export.is_finished:
             return None
-        # What an earlier attempt has left.
-        Part.objects.filter(export=export).delete()
-        export.state, export.started_at = Export.State.RUNNING, timezone.now()
+        export.state, export.started_at = Export.State.RUNNING, export.started_at or timezone.now()
         export.attempts += 1
-        export.records, export.stage = 0, "Beginning"
+        export.records = export.kept["counted"]["records"] if export.kept else 0
+        export.stage = "Going on where the worker before ended" if export.kept else "Beginning"
         export.save()
     return export
 
@@ -155,8 +160,9 @@ def _await_sealing(export: Export) -> None:
 def _finish(export: Export, digest: str, size: int, records: int, manifest: bytes) -> None:
     now = timezone.now()
     with transaction.atomic():
-        changed = _ours(export).update(
+        changed = ours(export).update(
             state=Export.State.DONE,
+            kept=None,
             stage="",
             records=records,
             size=size,
@@ -167,6 +173,7 @@ def _finish(export: Export, digest: str, size: int, records: int, manifest: byte
         )
         if not changed:
             raise Cancelled
+        count_ended("done", records=records, seconds=round((now - (export.started_at or now)).total_seconds()))
         record_export(
             export, "export_made", door="command", records=records, bytes=size, manifest=manifest.hex(), archive=digest
         )
@@ -176,8 +183,7 @@ def _end_cancelled(export: Export) -> None:
     with transaction.atomic():
         found = Export.objects.select_for_update().filter(pk=export.pk, attempts=export.attempts).first()
         if found is not None:
-            Part.objects.filter(export=found).delete()
-            found.state, found.stage, found.finished_at = Export.State.CANCELLED, "", timezone.now()
+            end_unfinished(found, Export.State.CANCELLED)
             found.save()
 
 

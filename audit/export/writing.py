@@ -74,6 +74,31 @@ class Written:
     files: tuple[File, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """How far an export is when a file of records is complete: from here another worker can go on."""
+
+    files: tuple[File, ...]
+    counted: Counted
+    place: tuple[datetime, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """To be kept."""
+        at, number = self.place
+        return {
+            "files": [asdict(each) for each in self.files],
+            "counted": asdict(self.counted),
+            "place": [at.isoformat(), number],
+        }
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Begun:
+        """What was kept."""
+        at, number = kept["place"]
+        files = tuple(File(**each) for each in kept["files"])
+        return cls(files, Counted(**kept["counted"]), (datetime.fromisoformat(at), number))
+
+
 @dataclass(slots=True)
 class Files:
     """Writes files to a target, and remembers them for the manifest."""
@@ -128,6 +153,10 @@ class Tallied:
 Further = Callable[[Files, Counted, str], None]
 
 
+def _nothing(anything: object) -> None:
+    """For who need not know."""
+
+
 def write_export(
     target: Target,
     pages: Iterable[Sequence[Line]],
@@ -137,18 +166,21 @@ def write_export(
     by: str,
     purpose: str = "export",
     keys: Sequence[str],
-    tell: Callable[[int], None] = lambda records: None,
+    tell: Callable[[int], None] = _nothing,
+    keep: Callable[[Begun], None] = _nothing,
+    begun: Begun | None = None,
     sign: Callable[[bytes, str], str] = signature_over,
     created_at: datetime | None = None,
     further: Further = lambda files, counted, origin: None,
 ) -> Written:
     """Write the records, and what proves them, to `target`. `keys` are the vkeys of the ledger.
 
-    `tell` is given the number of records after each page; what it raises ends the export. `further` adds files of its
-    own. Raises SealerAway.
+    `tell` is given the number of records after each page, `keep` how far it is after each file of records; what they
+    raise ends the export. With `begun`, `pages` are those behind it. `further` adds files of its own.
+    Raises SealerAway.
     """
-    files = Files(target)
-    counted = write_records(files, pages, form, tell)
+    files = Files(target, list(begun.files) if begun else [])
+    counted = write_records(files, pages, form, tell, keep=keep, counted=begun.counted if begun else None)
     heads = heads_for(counted)
     files.add("heads.jsonl", b"".join(orjson.dumps(each, option=orjson.OPT_APPEND_NEWLINE) for each in heads))
     files.add("keys.txt", "".join(f"{key}\n" for key in keys).encode())
@@ -176,22 +208,25 @@ def write_records(
     files: Files,
     pages: Iterable[Sequence[Line]],
     form: Form = "jsonl",
-    tell: Callable[[int], None] = lambda records: None,
-    folder: str = "",
+    tell: Callable[[int], None] = _nothing,
+    keep: Callable[[Begun], None] = _nothing,
+    counted: Counted | None = None,
 ) -> Counted:
-    """Write the records in parts, as JSON lines compressed with gzip or as CSV."""
-    counted, rest, number = Counted(), iter(pages), 0
+    """Write the records in parts, as JSON lines compressed with gzip or as CSV, behind those in `files`."""
+    counted, rest, number = counted or Counted(), iter(pages), len(files.listed)
     page = next(rest, None)
     while page is not None or number == 0:
         number += 1
-        with _part(files, f"{folder}records-{number:05}", form) as (stream, write):
+        with _part(files, f"records-{number:05}", form) as (stream, write):
             while page is not None and stream.records < _RECORDS_A_PART[form]:
                 write(page)
                 stream.records += len(page)
                 for line in page:
                     counted.add(line)
                 tell(counted.records)
-                page = next(rest, None)
+                last, page = page[-1], next(rest, None)
+        if page is not None:
+            keep(Begun(tuple(files.listed), counted, last.place))
     return counted
 
 

@@ -49,6 +49,9 @@ def test_what_is_asked_for_is_followed_on_its_page(auditor):
     page = auditor.get(answer["Location"])
     assert b'hx-select="#export"' in page.content
     assert b"find" in page.content
+    Export.objects.filter(pk=export.pk).update(state="running", stage="Reading records")
+    assert b"Its worker has ended" in auditor.get(answer["Location"]).content
+    Export.objects.filter(pk=export.pk).update(state="waiting")
     auditor.post(f"/admin/audit/export/{export.pk}/cancel/")
     page = auditor.get(answer["Location"])
     assert b'hx-select="#export"' not in page.content

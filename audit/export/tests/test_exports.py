@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import hmac
 import json
+from collections import Counter
 from datetime import timedelta
 
 import pytest
@@ -14,7 +16,7 @@ from django.utils import timezone
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from audit.entry import Entry
-from audit.export import parts, working
+from audit.export import parts, working, writing
 from audit.export.asking import (
     ExportRefused,
     ask_for_export,
@@ -23,6 +25,8 @@ from audit.export.asking import (
     expire,
     restart_lost,
 )
+from audit.export.gauges import GAUGES
+from audit.export.lines import pages
 from audit.export.models import Export, Part
 from audit.export.scope import read
 from audit.export.tests.conftest import archive_of, made, make_user, manifest_of
@@ -171,6 +175,64 @@ def test_a_stopped_worker_leaves_it_to_the_next_one(sealer, monkeypatch):
     assert (again.state, again.job_id != export.job_id) == ("waiting", True)
     again = made(again)
     assert (again.state, again.records, again.attempts) == ("done", 3, 2)
+
+
+def test_another_worker_goes_on_behind_the_files_that_are_complete(sealer, monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", 300)
+    monkeypatch.setattr(writing, "_RECORDS_A_PART", {"jsonl": 2})
+    monkeypatch.setattr(working, "_TELL_SECONDS", 0)
+    read_by = []
+
+    def read_in_twos(rows, **options):
+        for page in pages(rows, size=2, **options):
+            read_by[-1] += [json.loads(line.shown()["detail"])["n"] for line in page]
+            yield page
+
+    monkeypatch.setattr(working, "pages", read_in_twos)
+    counted = gauges_now()
+    make_records(7, "gone_on")
+    export = asked("gone_on")
+    for stops_at in (3, 2, 1000):
+        read_by.append([])
+        calls = iter(range(1, stops_at))
+        with contextlib.suppress(Stopped):
+            carry_out(export.pk, write_records_of, lambda calls=calls: next(calls, None) is None)
+        end_job(Export.objects.get(pk=export.pk))
+        restart_lost()
+    # The second one was stopped before it had completed a file of its own.
+    assert read_by == [[0, 1, 2, 3], [2, 3], [2, 3, 4, 5, 6]]
+    export.refresh_from_db()
+    assert (export.state, export.records, export.attempts, export.kept) == ("done", 7, 3, None)
+    found = archive_of(export)
+    assert found.testzip() is None
+    files = {each["name"]: each for each in manifest_of(export)["files"]}
+    assert [files[f"records-0000{number}.jsonl.gz"]["records"] for number in (1, 2, 3, 4)] == [2, 2, 2, 1]
+    assert all(hashlib.sha256(found.read(name)).hexdigest() == each["sha256"] for name, each in files.items())
+    lines = b"".join(gzip.decompress(found.read(name)) for name in sorted(files) if name.startswith("records-"))
+    assert [json.loads(json.loads(line)["record"]["detail"])["n"] for line in lines.splitlines()] == list(range(7))
+    raw = b"".join(bytes(part.data) for part in export.parts.order_by("number"))
+    assert hashlib.sha256(raw).hexdigest() == export.digest
+    more = gauges_now() - counted
+    assert (more["mcpsite_exports", "done"], more["mcpsite_export_records", ""]) == (1, 7)
+
+
+def gauges_now() -> Counter[tuple[str, str]]:
+    with connection.cursor() as cursor:
+        cursor.execute(GAUGES)
+        return Counter({(name, label): round(number) for name, label, number in cursor.fetchall()})
+
+
+def test_a_worker_that_was_only_thought_dead_writes_no_more(sealer):
+    export = asked("taken_over")
+    first, second = (parts.Parts(export, 1024), parts.Parts(Export.objects.get(pk=export.pk), 1024))
+    Export.objects.filter(pk=export.pk).update(attempts=1)
+    second._export.attempts = 1
+    second.write(b"new")
+    second.close()
+    first.write(b"old")
+    with pytest.raises(parts.Cancelled):
+        first.close()
+    assert bytes(Part.objects.get(export=export).data) == b"new"
 
 
 def end_job(export: Export) -> None:
