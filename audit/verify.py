@@ -11,6 +11,7 @@ import binascii
 import gzip
 import hashlib
 import hmac
+import io
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ import time
 import zipfile
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from struct import Struct
@@ -67,6 +69,13 @@ COLUMNS: tuple[tuple[str, str], ...] = (
 # How many columns a leaf covered, ever.
 FORMATS: tuple[int, ...] = (33, 34)
 
+_NAMES = frozenset(name for name, _ in COLUMNS)
+
+# What is read as a whole, and the longest line of a record: ten times what an installation can be set to write.
+_LARGEST_FILE, _LONGEST_LINE = 1 << 30, 1 << 28
+# As many leaves as anything may speak of: their bits take a gigabyte.
+_MOST_PLACES = 1 << 33
+
 _LENGTH, _BIGINT = Struct("!i"), Struct("!q")
 _NULL = _LENGTH.pack(-1)
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
@@ -92,14 +101,21 @@ def binary(value: Any, kind: str) -> bytes | None:
             case "uuid":
                 return UUID(value).bytes
             case "bigint":
-                return _BIGINT.pack(value)
+                return _BIGINT.pack(_whole(value))
             case "bytea":
                 return bytes.fromhex(value)
             case "timestamptz":
                 return _BIGINT.pack((datetime.fromisoformat(value) - _EPOCH) // _MICROSECOND)
     except Exception as error:
-        raise ValueError(f"{value!r} is no {kind}") from error
+        raise ValueError(f"{value!r:.80} is no {kind}") from error
     raise ValueError(f"{kind!r} is no type of a column")
+
+
+def _whole(value: Any) -> int:
+    """The number, if it is a whole one; ValueError otherwise: `true` is not 1, and 1e999 none at all."""
+    if type(value) is not int:
+        raise ValueError(f"{value!r:.80} is no whole number")
+    return value
 
 
 def fields_of(record: Mapping[str, Any]) -> list[bytes | None]:
@@ -112,6 +128,25 @@ def leaves_of(fields: Sequence[bytes | None]) -> Iterator[bytes]:
     for length in reversed(FORMATS):
         if length <= len(fields) and all(field is None for field in fields[length:]):
             yield leaf_hash(fields[:length])
+
+
+def parse_json(text: str) -> Any:
+    """What the text says to every reader alike; ValueError when it says a name twice, is no number's, or too deep."""
+    try:
+        return json.loads(text, object_pairs_hook=_named_once, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("it says a name twice")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number")
 
 
 def time_text(at: datetime) -> str:
@@ -469,6 +504,7 @@ ROLLED_BACK, UNSEALED_OLD, EXPIRED, OK = "ROLLED_BACK", "UNSEALED_OLD", "EXPIRED
 FAULTS = (ROLLED_BACK, MODIFIED, MISSING, INSERTED, REORDERED, UNSEALED_OLD)
 _LISTED = 100
 _KEPT = 20_000
+_LONGEST_TOLD = 2_000
 
 
 class Finding(NamedTuple):
@@ -480,7 +516,7 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         where = ", ".join(f"{name} {value}" for name, value in self.place.items())
-        return f"{self.verdict}  {where}: {self.what}" if where else f"{self.verdict}  {self.what}"
+        return _printable(f"{self.verdict}  {where}: {self.what}" if where else f"{self.verdict}  {self.what}")
 
 
 class Report:
@@ -524,12 +560,12 @@ class Report:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.verdict}{self._summary()}"]
+        lines = [_printable(f"{self.verdict}{self._summary()}")]
         lines += [f"  {each}" for each in self._ordered()[:_LISTED]]
         total = sum(self.counts.values())
         if total > min(len(self.findings), _LISTED):
             lines.append(f"  … {total:,} findings in all: {self._counted()}")
-        lines += [f"  note: {each}" for each in self.notes]
+        lines += [f"  note: {_printable(each)}" for each in self.notes]
         return "\n".join(lines)
 
     def _ordered(self) -> list[Finding]:
@@ -548,6 +584,11 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def _printable(text: str) -> str:
+    """One line of bounded length: what is verified may be of somebody who wants to draw on the auditor's screen."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:_LONGEST_TOLD])
+
+
 class Unusable(Exception):
     """The input cannot be verified at all: it is not there, or of no format that is known. Says what to do."""
 
@@ -556,15 +597,25 @@ class Unusable(Exception):
 
 
 class Trust:
-    """Which keys may sign. `given` are from the verifier's own sources, `found` came with the ledger."""
+    """Which keys may sign. `given` are from the verifier's own sources, `found` came with the ledger.
+
+    To be found beside a ledger makes no key its own: `proven` are those that were given, and those that heads were
+    signed with in the succession of keys. What is not a head must be signed by one of these.
+    """
 
     def __init__(self, given: Iterable[str], found: Iterable[str]) -> None:
         keys = [parse_vkey(each) for each in given]
         self.given = {str(key) for key in keys if key.kind == ED25519}
         self.witnesses = [key for key in keys if key.kind == COSIGNATURE]
         self.known = {str(key): key for key in keys if key.kind == ED25519}
+        self.proven = set(self.given)
+        self.unreadable: list[str] = []
         for text in found:
-            key = parse_vkey(text)
+            try:
+                key = parse_vkey(text)
+            except NoteError as error:
+                self.unreadable.append(str(error))
+                continue
             if key.kind == ED25519:
                 self.known.setdefault(str(key), key)
 
@@ -575,6 +626,8 @@ class Trust:
 
     def explain(self, report: Report, used: Iterable[str]) -> None:
         """Say whether the keys that signed hang together with those that were given."""
+        for each in self.unreadable:
+            report.find(MODIFIED, f"a key that came with the ledger cannot be read: {each}")
         if not self.given:
             report.note(
                 "No key was given: the keys that came with the ledger were trusted. Somebody who replaced all of it,"
@@ -614,6 +667,7 @@ class Signers:
         if head.successor:
             self._report.note(f"From head {head.number + 1} on the key {_id(self.key)} signs.")
             self.used.add(self.key)
+        self._trust.proven |= self.used
         return True
 
 
@@ -729,11 +783,11 @@ def manifest_text(purpose: str, digest: bytes) -> str:
 
 
 def check_manifest(content: bytes, purpose: str, note_text: str, trust: Trust) -> None:
-    """NoteError when the note is not a signature of a known key over this content and purpose."""
+    """NoteError when the note is not over this content and purpose, or by none of the keys that sign the heads."""
     note = parse_note(note_text)
     if note.text != manifest_text(purpose, hashlib.sha256(content).digest()):
         raise NoteError("the signature is over something else")
-    if not check_note(note, trust.known.values()):
+    if trust.proven.isdisjoint(check_note(note, trust.known.values())):
         raise NoteError("it is not signed by a key of this ledger")
 
 
@@ -743,12 +797,14 @@ def read_gap(report: Report, body: str, note: str | None, trust: Trust, name: st
         if note is None:
             raise NoteError("it is not signed")
         check_manifest(body.encode(), "gap", note, trust)
-        said = json.loads(body)
+        said = parse_json(body)
         if said["format"] != "mcpsite-gap/1":
             raise NoteError(f"its format is {said['format']!r}")
         if said["proposed"]["id"] == said["approved"]["id"]:
             raise NoteError("one person alone proposed and approved it")
-        first, last = int(said["first_seq"]), int(said["last_seq"])
+        first, last = _whole(said["first_seq"]), _whole(said["last_seq"])
+        if not 0 <= first <= last < first + _MOST_PLACES:
+            raise NoteError(f"it is for leaves {first} to {last}, which cannot be")
         length = (last - first) // 8 + 1
         bits = zlib.decompressobj().decompress(base64.b64decode(said["removed"]), length + 1)
         if len(bits) != length or hashlib.sha256(bits).hexdigest() != said["removed_sha256"]:
@@ -1468,6 +1524,7 @@ class Verification:
             else []
         )
         self._trust = Trust((*options.keys, *keys), found)
+        self._found_keys = [key for key in found if key in self._trust.known]
         self._signers = Signers(self._trust, self.report)
         self._bad_heads: set[int] = set()
         self._suspects: list[Suspect] = []
@@ -1475,6 +1532,7 @@ class Verification:
         self._missed = 0
         self._writers: dict[bytes, tuple[int, int, int, int]] = {}
         self._first, self._last = self._bounds()
+        self._follow_keys()
         self._gaps = self._read_gaps()
 
     def run(self) -> Report:
@@ -1491,6 +1549,7 @@ class Verification:
         if self._witnessed:
             self._check_witness(self._witnessed)
         self._trust.explain(self.report, self._signers.used)
+        self._check_keys()
         self._tell(records, newest)
         return self.report
 
@@ -1518,8 +1577,6 @@ class Verification:
         return Piece(sort, first, past, self._database.url, self._database.snapshot, options.since, options.until)
 
     def _pieces_of_heads(self) -> Iterator[Piece]:
-        for (note,) in self._database.all("SELECT note FROM audit_head WHERE note LIKE '%%\nsuccessor %%'"):
-            self._learn(note)
         if self._last is None:
             return
         known = tuple(str(key) for key in self._trust.known.values())
@@ -1540,14 +1597,6 @@ class Verification:
             if count < size:
                 return
             first = last + 1
-
-    def _learn(self, note: str) -> None:
-        try:
-            successor = parse_head(parse_note(note).text).successor
-            if successor:
-                self._trust.learn(successor)
-        except NoteError:
-            return  # it is reported when its turn comes
 
     def _pieces_of_records(self) -> Iterator[Piece]:
         for first, past in self._cuts("audit_record", "id", _ROWS_A_PIECE, _LEAST, _MOST):
@@ -1577,7 +1626,6 @@ class Verification:
             if self._database.value("SELECT EXISTS (SELECT FROM audit_leaf)"):
                 self.report.find(MISSING, "there are leaves, and no head")
             return None
-        self._follow_earlier_keys()
         chain = _Chain(self.report, self._first is None)
         signed = _Signed(pieces)
         total = self._last.number + 1 - (self._first.number if self._first else 0)
@@ -1593,14 +1641,26 @@ class Verification:
         self.report.facts["heads"] = done
         return good
 
-    def _follow_earlier_keys(self) -> None:
-        if self._first is None:
-            return
-        query = "SELECT note FROM audit_head WHERE number < %s AND note LIKE '%%\nsuccessor %%' ORDER BY number"
-        for (text,) in self._database.all(query, self._first.number):
-            note = parse_note(text)
-            head = parse_head(note.text)
-            self._signers.check(head, note, *signers_of(note, head, self._trust))
+    def _follow_keys(self) -> None:
+        """The succession of keys from the first head on; up to where we begin, what is wrong with it is told."""
+        query = "SELECT number, note FROM audit_head WHERE number = 0 OR note LIKE '%%\nsuccessor %%' ORDER BY number"
+        whole = Signers(self._trust, Report())
+        for number, text in self._database.all(query):
+            try:
+                note = parse_note(text)
+                head = parse_head(note.text)
+                signed, fault = signers_of(note, head, self._trust)
+                whole.check(head, note, signed, fault)
+                if self._first is not None and number < self._first.number:
+                    self._signers.check(head, note, signed, fault)
+            except NoteError:
+                continue  # it is reported when its turn comes, or its successor is none
+
+    def _check_keys(self) -> None:
+        for key in self._found_keys:
+            if key not in self._trust.proven:
+                what = "the key signed no head, and no key that did names it as its successor"
+                self.report.find(INSERTED, what, table="audit_key", key=_id(key))
 
     def _check_head(self, row: HeadRow, chain: _Chain, signed: Sequence[str], fault: str | None) -> bool:
         try:
@@ -1993,6 +2053,10 @@ class Box:
             raise Unusable(f"{path} holds no manifest.json: is it an export of the ledger?")
         self._prefix = min(found, key=len).removesuffix("manifest.json")
 
+    def twice(self) -> list[str]:
+        """The files that an archive holds more than once, of which programs show one or the other."""
+        return sorted(name for name, count in Counter(self._all()).items() if count > 1)
+
     def names(self) -> set[str]:
         """The files beside and below the manifest."""
         return {name.removeprefix(self._prefix) for name in self._all() if name.startswith(self._prefix)}
@@ -2010,8 +2074,10 @@ class Box:
         if name not in self.names():
             return None
         with self.open(name) as stream:
-            content: bytes = stream.read()
-            return content
+            content: bytes = stream.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise Unusable(f"{name} is larger than {_LARGEST_FILE >> 20} MiB, which no export needs")
+        return content
 
     def _all(self) -> list[str]:
         if self._zip:
@@ -2031,6 +2097,10 @@ class Part(NamedTuple):
     bytes: int
     sha256: str
     records: int
+
+
+# KeyError and RuntimeError come from zipfile: no such file, and one that is encrypted or compressed as nobody knows.
+_CANNOT_BE_UNPACKED = (KeyError, OSError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile)
 
 
 class Line(NamedTuple):
@@ -2061,10 +2131,10 @@ def look_at_part(part: Part) -> Looked:
     box, digest, size = Box(part.path), hashlib.sha256(), 0
     try:
         with box.open(part.name) as stream:
-            while block := stream.read(1 << 20):
+            while size <= part.bytes and (block := stream.read(1 << 20)):
                 digest.update(block)
                 size += len(block)
-    except (KeyError, OSError, zipfile.BadZipFile) as error:
+    except _CANNOT_BE_UNPACKED as error:
         return Looked(part.name, faults=((MISSING, f"the file cannot be read: {error}"),))
     if (size, digest.hexdigest()) != (part.bytes, part.sha256):
         return Looked(part.name, faults=((MODIFIED, "the file is not the one that the manifest names"),))
@@ -2078,23 +2148,28 @@ def _look_at_lines(part: Part, stream: Any) -> Looked:
     seqs, leaves, lines, unsealed = array("q"), bytearray(), list[Line](), 0
     number = 0
     try:
-        for number, line in enumerate(gzip.GzipFile(fileobj=stream), 1):
-            document, found = _look_at_record(number, line)
-            lines += found
-            if document is None or document["seq"] is None:
-                unsealed += document is not None
-                continue
-            seqs.append(document["seq"])
-            leaves += bytes.fromhex(document["leaf"])
-    except (OSError, EOFError, zlib.error) as error:
+        with gzip.GzipFile(fileobj=stream) as unpacked:
+            while number <= part.records and (line := unpacked.readline(_LONGEST_LINE + 1)):
+                number += 1
+                document, found = _look_at_record(number, line)
+                lines += found[: _KEPT - len(lines)]
+                if document is None or document["seq"] is None:
+                    unsealed += document is not None
+                    continue
+                seqs.append(document["seq"])
+                leaves += bytes.fromhex(document["leaf"])
+    except _CANNOT_BE_UNPACKED as error:
         return Looked(part.name, faults=((MODIFIED, f"the file cannot be unpacked: {error}"),))
-    faults = ((MODIFIED, f"{number} records, not {part.records}"),) if number != part.records else ()
-    return Looked(part.name, number, unsealed, seqs, bytes(leaves), tuple(lines[:_KEPT]), faults)
+    counted = f"more than {part.records}" if number > part.records else str(number)
+    faults = ((MODIFIED, f"{counted} records, not {part.records}"),) if number != part.records else ()
+    return Looked(part.name, number, unsealed, seqs, bytes(leaves), tuple(lines), faults)
 
 
 def _look_at_record(number: int, line: bytes) -> tuple[dict[str, Any] | None, list[Line]]:
     try:
-        document = json.loads(line)
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(f"it is longer than {_LONGEST_LINE >> 20} MiB")
+        document = parse_json(line.decode())
         fault = check_record(document)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return None, [Line(number, MODIFIED, f"the line is no record: {error}", None, None, None)]
@@ -2107,8 +2182,10 @@ def _look_at_record(number: int, line: bytes) -> tuple[dict[str, Any] | None, li
 def check_record(document: Mapping[str, Any]) -> str | None:
     """What is wrong with a record as JSON. Raises ValueError, KeyError or TypeError when it is none."""
     fields, leaf, seq = fields_of(document["record"]), bytes.fromhex(document["leaf"]), document["seq"]
-    if len(leaf) != 32 or not (seq is None or (isinstance(seq, int) and 0 <= seq < _MOST)):
+    if len(leaf) != 32 or not (seq is None or 0 <= _whole(seq) < _MOST):
         raise ValueError("leaf or seq is none")
+    if unknown := document["record"].keys() - _NAMES:
+        raise ValueError(f"its columns {sorted(unknown)!r:.200} are not known here, and no leaf covers them")
     if leaf in leaves_of(fields):
         return None
     guess = _guess(fields, leaf, 0)
@@ -2131,8 +2208,10 @@ class ExportCheck:
 
     def run(self) -> Report:
         """Look at everything."""
-        self._check_manifest()
         heads = self._check_heads()
+        self._check_manifest()
+        for name in self._box.twice():
+            self.report.find(INSERTED, "the archive holds the file more than once", file=name)
         looked = list(self._look())
         self._check_places(looked, heads)
         if self._witnessed:
@@ -2162,7 +2241,7 @@ class ExportCheck:
         found: list[Head] = []
         for line in raw.splitlines():
             try:
-                note = parse_note(json.loads(line)["note"])
+                note = parse_note(parse_json(line)["note"])
                 head = parse_head(note.text)
             except (ValueError, KeyError, TypeError) as error:
                 self.report.find(MODIFIED, f"a head cannot be read: {error}", file="heads.jsonl")
@@ -2214,18 +2293,19 @@ class ExportCheck:
                 " covers all of them. That a record is in the tree is shown by its proof (verify.py proof)."
             )
             return
-        first, last = int(manifest["first_seq"]), int(manifest["last_seq"])
-        if not 0 <= last - first < 1 << 33:
+        first, last = _whole(manifest["first_seq"]), _whole(manifest["last_seq"])
+        if not 0 <= first <= last < first + _MOST_PLACES:
             raise Unusable("The manifest names a range that cannot be")
-        leaves = bytearray(32 * (last - first + 1))
-        seen = bytearray((last - first + 8) // 8)
+        places, seen = last - first + 1, bytearray((last - first + 8) // 8)
+        # What the manifest says of itself must not be able to take the memory of whoever looks at it.
+        leaves = bytearray(32 * places if first == 0 and count >= places else 0)
         for each in looked:
-            for place, seq in enumerate(each.seqs):
-                self._place(seq - first, each.leaves[32 * place : 32 * place + 32], leaves, seen)
-        gaps = self._gaps()
-        if count < last - first + 1:
-            self._find_holes(first, last, seen, gaps)
-        elif first == 0:
+            for number, seq in enumerate(each.seqs):
+                if self._is_free(seq - first, places, seen) and leaves:
+                    leaves[32 * seq : 32 * seq + 32] = each.leaves[32 * number : 32 * number + 32]
+        if count < places:
+            self._find_holes(first, last, seen, self._gaps())
+        elif leaves:
             self._rebuild(leaves, heads)
         else:
             self.report.note(
@@ -2233,14 +2313,15 @@ class ExportCheck:
                 " what it holds is covered by the manifest's signature. Single records are shown by their proofs."
             )
 
-    def _place(self, place: int, leaf: bytes, leaves: bytearray, seen: bytearray) -> None:
-        if not 0 <= place < len(leaves) // 32:
+    def _is_free(self, place: int, places: int, seen: bytearray) -> bool:
+        if not 0 <= place < places:
             self.report.find(INSERTED, "the record is not of the range", place=place)
-        elif seen[place >> 3] >> (place & 7) & 1:
+            return False
+        if seen[place >> 3] >> (place & 7) & 1:
             self.report.find(INSERTED, "two records have the same place", place=place)
-        else:
-            seen[place >> 3] |= 1 << (place & 7)
-            leaves[32 * place : 32 * place + 32] = leaf
+            return False
+        seen[place >> 3] |= 1 << (place & 7)
+        return True
 
     def _gaps(self) -> list[Gap]:
         raw = (self._box.read("gaps.jsonl") or b"").decode("utf-8", "replace")
@@ -2257,6 +2338,9 @@ class ExportCheck:
         for place in range(last - first + 1):
             if seen[place >> 3] >> (place & 7) & 1:
                 continue
+            if self.report.counts.get(MISSING, 0) > _KEPT:
+                self.report.find(MISSING, "further records are not there")
+                return
             gap = next((each for each in gaps if each.holds(first + place)), None)
             verdict = EXPIRED if gap else MISSING
             self.report.find(verdict, "the record is not there", seq=first + place, month=gap.month if gap else None)
@@ -2379,15 +2463,18 @@ def _root_of(leaf: bytes, seq: int, size: int, path: Sequence[bytes]) -> bytes |
 def _read_text(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as file:
-            return file.read()
+            text = file.read(_LARGEST_FILE + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise Unusable(f"{path} cannot be read: {error}") from error
+    if len(text) > _LARGEST_FILE:
+        raise Unusable(f"{path} is larger than {_LARGEST_FILE >> 20} MiB")
+    return text
 
 
 def _json(text: str, name: str) -> dict[str, Any]:
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(text)
+    except ValueError as error:
         raise Unusable(f"{name} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise Unusable(f"{name} is not an object of JSON")
@@ -2464,7 +2551,11 @@ def main(words: Sequence[str] | None = None) -> int:
             case _:
                 report = verify_consistency(arguments.path, options)
     except (Unusable, NoteError) as error:
-        print(f"verify.py: {error}.", file=sys.stderr)
+        print(f"verify.py: {_printable(str(error))}.", file=sys.stderr)
+        return 2
+    except Exception as error:  # noqa: BLE001 - whatever it was, it is neither OK nor a verdict
+        what = _printable(f"{type(error).__name__}: {error}")
+        print(f"verify.py: the verification could not be finished, and nothing can be said: {what}.", file=sys.stderr)
         return 2
     if sys.stderr.isatty() and not arguments.json:
         sys.stderr.write("\r\033[K")
@@ -2473,4 +2564,6 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console of fewer characters is no reason to fail
     sys.exit(main())

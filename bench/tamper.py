@@ -7,14 +7,17 @@ What is changed is put back after each time, and every so often the untouched le
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import hmac
+import json
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -208,7 +211,7 @@ class Drill:
 
     def restore(self) -> None:
         """Put everything back."""
-        tables = ", ".join(f"{SCHEMA}.{table}" for table in TABLES)
+        tables = ", ".join(f"{SCHEMA}.{table}" for table in COPIED)
         copies = "; ".join(
             f"INSERT INTO {SCHEMA}.{table} OVERRIDING SYSTEM VALUE SELECT * FROM {PRISTINE}.{table}" for table in TABLES
         )
@@ -696,6 +699,44 @@ def a_cosignature(drill: Drill) -> Told:
     return told(MODIFIED, head=other)
 
 
+def a_key_of_ones_own(drill: Drill) -> Told:
+    """A key beside those that signed."""
+    stranger = Signer()
+    drill.run("INSERT INTO audit_key (vkey, since) VALUES (%s, %s)", str(stranger.key), len(drill.sealer.heads))
+    return told(INSERTED, table="audit_key", key=stranger.key.id.hex())
+
+
+def certify(drill: Drill, seqs: Sequence[int], signer: Signer | None = None, **changes: Any) -> None:
+    """Delete the records of these leaves, with a certificate; the sealer's key signs it, if no other one is given."""
+    first, last = min(seqs), max(seqs)
+    bits = bytearray((last - first) // 8 + 1)
+    for seq in seqs:
+        bits[(seq - first) // 8] |= 1 << (seq - first) % 8
+    body = {
+        "format": "mcpsite-gap/1", "origin": ORIGIN, "month": "2026-11", "first_seq": first, "last_seq": last,
+        "removed": base64.b64encode(zlib.compress(bytes(bits))).decode(),
+        "removed_sha256": hashlib.sha256(bits).hexdigest(), "records": len(seqs),
+        "proposed": {"id": "1"}, "approved": {"id": "2"},
+    } | changes  # fmt: skip
+    text, request = json.dumps(body), uuid4()
+    drill.run(
+        "INSERT INTO audit_gap (month, first_seq, last_seq, records, removed, proposed_by_id, approved_by_id, body,"
+        " request, at) VALUES ('2026-11-01', %s, %s, %s, %s, '1', '2', %s, %s, now())",
+        first, last, len(seqs), bytes(bits), text, request,
+    )  # fmt: skip
+    note = (signer or drill.sealer.signer).manifest("gap", text.encode())
+    drill.run("INSERT INTO audit_signature (request, note) VALUES (%s, %s)", request, note)
+    drill.run("DELETE FROM audit_record WHERE id IN (SELECT record_id FROM audit_leaf WHERE seq = ANY(%s))", list(seqs))
+
+
+def a_deletion_with_a_forged_certificate(drill: Drill) -> Told:
+    """A record, under a certificate of a key that was put among those of the ledger."""
+    seq, stranger = drill.any_seq(), Signer()
+    drill.run("INSERT INTO audit_key (vkey, since) VALUES (%s, 0)", str(stranger.key))
+    certify(drill, [seq], stranger)
+    return told(MISSING, seq=seq)
+
+
 Mutation = Callable[[Drill], Told]
 # With how often each is done: what has many places to be done at, more often.
 MUTATIONS: dict[Mutation, int] = {
@@ -708,6 +749,7 @@ MUTATIONS: dict[Mutation, int] = {
     a_column_of_a_head: 3, the_text_of_a_head: 4, a_head_that_is_gone: 2, a_head_that_was_never_made: 1,
     a_low_water_mark: 1, a_leaf: 3, the_time_of_a_leaf: 2, the_record_of_a_leaf: 2, a_leaf_that_is_gone: 2, a_node: 2,
     a_node_that_is_gone: 1, a_node_that_was_never_made: 1, a_cosignature: 2,
+    a_key_of_ones_own: 1, a_deletion_with_a_forged_certificate: 3,
 }  # fmt: skip
 
 

@@ -243,13 +243,17 @@ def _part(files: Files, name: str, form: Form) -> Iterator[tuple[Tallied, Callab
 
 
 def heads_for(counted: Counted) -> list[dict[str, Any]]:
-    """The first heads that hold the first and the last of the records, and the newest, as `{"number", "note"}`."""
+    """The first heads that hold the first and the last of the records, the newest, and those between them in which a
+    key hands over to the next, as `{"number", "note"}`.
+    """
     statement = """
-    SELECT number, note FROM audit_head WHERE number IN (
-        (SELECT number FROM audit_head WHERE size > %(first)s ORDER BY size, number LIMIT 1),
-        (SELECT number FROM audit_head WHERE size > %(last)s ORDER BY size, number LIMIT 1),
-        (SELECT max(number) FROM audit_head)
-    ) ORDER BY number
+    WITH wanted (number) AS (
+        (SELECT number FROM audit_head WHERE size > %(first)s ORDER BY size, number LIMIT 1)
+        UNION (SELECT number FROM audit_head WHERE size > %(last)s ORDER BY size, number LIMIT 1)
+        UNION SELECT since - 1 FROM audit_key
+        UNION SELECT max(number) FROM audit_head
+    ) SELECT number, note FROM audit_head JOIN wanted USING (number)
+    WHERE size > %(first)s OR number = (SELECT max(number) FROM audit_head) ORDER BY number
     """
     with connection.cursor() as cursor:
         cursor.execute(statement, {"first": counted.first_seq, "last": counted.last_seq})

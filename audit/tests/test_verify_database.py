@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import zlib
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -15,8 +12,8 @@ from django.db import connections
 from psycopg.conninfo import make_conninfo
 
 from audit.verify import Options, main, verify_database
-from bench.small_sealer import ORIGIN, Signer
-from bench.tamper import Drill, a_forged_record, make_row
+from bench.small_sealer import Signer
+from bench.tamper import Drill, a_forged_record, certify, make_row
 from mcpsite.datadir import SUPERUSER
 
 
@@ -33,33 +30,7 @@ def drilled(django_db_setup):
 @pytest.fixture
 def ledger(drilled):
     yield drilled
-    drilled.run("TRUNCATE audit_gap, audit_signature, audit_refused")
     drilled.restore()
-
-
-def certify(ledger, seqs, **changes):
-    """A certificate for the records of these leaves, which are deleted."""
-    first, last = min(seqs), max(seqs)
-    bits = bytearray((last - first) // 8 + 1)
-    for seq in seqs:
-        bits[(seq - first) // 8] |= 1 << (seq - first) % 8
-    body = {
-        "format": "mcpsite-gap/1", "origin": ORIGIN, "month": "2026-11", "first_seq": first, "last_seq": last,
-        "removed": base64.b64encode(zlib.compress(bytes(bits))).decode(),
-        "removed_sha256": hashlib.sha256(bits).hexdigest(), "records": len(seqs),
-        "proposed": {"id": "1"}, "approved": {"id": "2"},
-    } | changes  # fmt: skip
-    text, request = json.dumps(body), uuid4()
-    ledger.run(
-        "INSERT INTO audit_gap (month, first_seq, last_seq, records, removed, proposed_by_id, approved_by_id, body,"
-        " request, at) VALUES ('2026-11-01', %s, %s, %s, %s, '1', '2', %s, %s, now())",
-        first, last, len(seqs), bytes(bits), text, request,
-    )  # fmt: skip
-    note = ledger.sealer.signer.manifest("gap", text.encode())
-    ledger.run("INSERT INTO audit_signature (request, note) VALUES (%s, %s)", request, note)
-    ledger.run(
-        "DELETE FROM audit_record WHERE id IN (SELECT record_id FROM audit_leaf WHERE seq = ANY(%s))", list(seqs)
-    )
 
 
 def test_records_that_left_under_a_certificate_are_no_fault(ledger):
@@ -83,6 +54,8 @@ def test_a_record_beside_the_bits_of_a_certificate_is_missed(ledger):
         ({"approved": {"id": "1"}}, "one person alone"),
         ({"format": "other/1"}, "its format is 'other/1'"),
         ({"removed_sha256": "00"}, "its bits are not those"),
+        ({"last_seq": 1e999}, "Infinity is no number"),
+        ({"last_seq": 1 << 62}, "which cannot be"),
     ],
 )
 def test_a_certificate_that_is_not_as_it_must_be_explains_nothing(ledger, changes, said):
@@ -167,6 +140,11 @@ def test_a_key_that_never_signed_is_not_believed(ledger):
     assert "no head is signed by a key that you trust" in str(report)
 
 
+def test_a_key_that_cannot_be_read_hides_nothing(ledger):
+    ledger.run("INSERT INTO audit_key (vkey, since) VALUES ('none', 0)")
+    assert ledger.verify().counts == {"MODIFIED": 1}
+
+
 def test_the_exit_code_tells(ledger, capsys):
     arguments = ["database", "--url", ledger.dsn, "--key", ledger.first_key, "--jobs", "1"]
     assert main(arguments) == 0
@@ -175,3 +153,9 @@ def test_the_exit_code_tells(ledger, capsys):
     assert "MODIFIED" in capsys.readouterr().out
     assert main(["database", "--url", "host=/nowhere"]) == 2
     assert "cannot be read" in capsys.readouterr().err
+    ledger.run("ALTER TABLE audit_leaf RENAME TO hidden")
+    try:
+        assert main(arguments) == 2
+    finally:
+        ledger.run("ALTER TABLE hidden RENAME TO audit_leaf")
+    assert "nothing can be said: UndefinedTable" in capsys.readouterr().err

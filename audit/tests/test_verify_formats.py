@@ -22,6 +22,7 @@ from audit.verify import (
     Head,
     Note,
     NoteError,
+    Report,
     Signature,
     Tree,
     check_note,
@@ -280,3 +281,13 @@ def test_a_leaf_follows_from_the_record_as_json():
 def test_what_is_no_value_of_its_column_is_refused(name, value):
     with pytest.raises(ValueError, match="is no "):
         fields_of({name: value})
+
+
+def test_what_is_told_does_not_draw_on_the_screen():
+    report = Report()
+    report.find("MODIFIED", "\x1b[2J\nOK: records 9\u202e\ud800", rid="\x9b1A" + "x" * 5_000)
+    report.note("a\rb")
+    first, second, third = str(report).split("\n")
+    assert all(line.isprintable() and len(line) < 3_000 for line in (first, second, third))
+    assert "\\x9b1A" in second
+    assert third.endswith("a\\rb")

@@ -6,10 +6,12 @@ import gzip
 import hashlib
 import json
 import shutil
+import zipfile
 
 import pytest
 from django.db import connection
 
+from audit import verify
 from audit.export.lines import pages
 from audit.export.targets import Folder
 from audit.export.writing import write_export
@@ -21,16 +23,17 @@ from bench.small_sealer import Signer, store
 
 @pytest.fixture
 def export(evidence, tmp_path):
-    """An export of the first forty leaves, which are all there are; its folder."""
+    """An export of the first forty leaves, which are all there are, signed by a later key; its folder."""
     made = [make_record(tool=f"tool_{number}", actor="dora", detail='{"message": "é"}') for number in range(40)]
     evidence.leaves((each.pk, each.at, bytes(each.leaf)) for each in made)
     evidence.head(made[-1].at)
+    evidence.head(made[-1].at, successor=Signer())
     evidence.head(made[-1].at)
     with connection.cursor() as cursor:
         store(cursor, evidence.rows)
     folder = tmp_path / "export"
     rows = Record.objects.filter(pk__in=[each.pk for each in made])
-    keys = [str(evidence.signer.key)]
+    keys = [vkey for vkey, _ in evidence.rows["audit_key"]]
 
     def sign(content, purpose):
         return evidence.signer.manifest(purpose, content)
@@ -49,21 +52,27 @@ def rewrite(folder, change, sealer=None):
     lines = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     change(lines)
     path.write_bytes(gzip.compress(b"".join(json.dumps(line).encode() + b"\n" for line in lines)))
-    if sealer is None:
-        return
+    if sealer is not None:
+        sign_anew(folder, sealer.signer, len(lines))
+
+
+def sign_anew(folder, signer, records):
+    """A manifest of the files as they are now."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    entry = next(each for each in manifest["files"] if each["name"] == path.name)
-    content = path.read_bytes()
-    entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest(), records=len(lines))
+    for entry in manifest["files"]:
+        content = (folder / entry["name"]).read_bytes()
+        entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+        if entry["name"].startswith("records-"):
+            entry.update(records=records)
     raw = json.dumps(manifest).encode()
     (folder / "manifest.json").write_bytes(raw)
-    (folder / "manifest.sig").write_text(sealer.signer.manifest("export", raw))
+    (folder / "manifest.sig").write_text(signer.manifest("export", raw))
 
 
 def test_an_export_that_nobody_touched_is_whole(export, evidence, tmp_path):
     report = verdict(export, evidence)
     assert (report.verdict, report.facts["records"]) == ("OK", 40), str(report)
-    assert any("roots of 2 heads follow" in note or "roots of 1 heads follow" in note for note in report.notes)
+    assert "The roots of 3 heads follow from the records." in report.notes
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "export")
     assert verdict(archive, evidence, jobs=2).verdict == "OK"
 
@@ -98,11 +107,55 @@ def test_records_in_each_others_places_do_not_make_the_root(export, evidence):
     assert "not those that the head was signed over" in str(report)
 
 
-def test_a_manifest_of_somebody_else_is_refused(export, evidence):
-    evidence.signer = Signer()
-    rewrite(export, lambda lines: None, evidence)
-    report = verify_export(str(export), Options())
+def test_a_manifest_of_somebody_else_is_refused_though_the_key_was_put_beside_the_others(export, evidence):
+    stranger = Signer()
+    with (export / "keys.txt").open("a") as keys:
+        keys.write(f"{stranger.key}\n")
+    sign_anew(export, stranger, 40)
+    report = verdict(export, evidence)
+    assert [(each.verdict, each.place) for each in report.findings] == [("MODIFIED", {"file": "manifest.json"})]
     assert "not signed by a key of this ledger" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("hostile", "said"),
+    [
+        (lambda line: line.replace(b'"actor":', b'"actor": "ada", "actor":'), "says a name twice"),
+        (lambda line: line.replace(b'"actor":', b'"approved_by": "ada", "actor":'), "approved_by"),
+        (lambda line: line.replace(b'"seq":3', b'"seq":true'), "True is no whole number"),
+        (lambda line: line.replace(b'"seq":3', b'"seq":NaN'), "NaN is no number"),
+        (lambda line: line.replace(b'"seq":3', b'"seq":1e999'), "inf is no whole number"),
+        (lambda line: b"[" * 100_000, "nested too deeply"),
+        (lambda line: b'"\\ud800"', "no record"),
+        (lambda line: b"\xff\xfe", "no record"),
+        (lambda line: b"1" * 5_000, "no record"),
+        (lambda line: b" " * 40_000 + line, "longer than"),
+        (lambda line: line + b"\n" + line, "more than 40 records"),
+        (lambda line: b"\0", "no record"),
+        (None, "cannot be unpacked"),
+    ],
+)
+def test_what_is_made_to_mislead_or_to_fail_is_told(export, evidence, hostile, said, monkeypatch, capsys):
+    monkeypatch.setattr(verify, "_LONGEST_LINE", 30_000)
+    path = export / "records-00001.jsonl.gz"
+    raw = path.read_bytes()
+    if hostile is None:
+        path.write_bytes(raw[:-20])
+    else:
+        lines = gzip.decompress(raw).splitlines()
+        lines[3] = hostile(lines[3])
+        path.write_bytes(gzip.compress(b"\n".join(lines) + b"\n"))
+    sign_anew(export, evidence.signer, 40)
+    assert main(["export", str(export), "--key", str(evidence.signer.key), "--jobs", "1"]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_an_archive_that_holds_a_file_twice_is_told(export, evidence, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "export")
+    with zipfile.ZipFile(archive, "a") as opened, pytest.warns(UserWarning, match="Duplicate"):
+        opened.writestr("export/heads.jsonl", (export / "heads.jsonl").read_bytes())
+    found = verdict(archive, evidence).findings
+    assert [(each.verdict, each.place) for each in found] == [("INSERTED", {"file": "export/heads.jsonl"})]
 
 
 def test_a_file_that_the_manifest_does_not_name_is_told(export, evidence):
