@@ -15,12 +15,15 @@ from typing import Any
 
 from django.conf import settings
 from django.core.cache import caches
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, Error, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from redis.exceptions import RedisError
 
 from audit.durability import SWITCHED_OFF, complaint
 from audit.sealing import evidence
+from audit.sealing.keys import parse
+from audit.sealing.kms import CannotSign, KmsSigner
 from audit.sealing.progress import MOST_COUNTED, PROGRESS, Progress
 from audit.verify import parse_vkey
 from mcpsite.dbroles import SEALED
@@ -215,8 +218,15 @@ def _sealing(name: str) -> Check:
     waiting = f"{MOST_COUNTED:,} or more" if found.waiting == MOST_COUNTED else f"{found.waiting:,}"
     if found.lag_seconds > _LAG_SECONDS or found.head_age_seconds > _HEAD_SECONDS:
         said = f"{waiting} records wait for their seal; the newest head is {found.head_age_seconds:.0f} s old."
-        return Check(name, State.FAIL, said, advice)
+        why = _rows(_WHY_NOT_SEALED, found.sealed_at)
+        return Check(name, State.FAIL, said, f"The sealer says: {why[0][0]}" if why else advice)
     return Check(name, State.OK, f"Head {found.number:,} is over {found.size:,} records; {waiting} wait for the next.")
+
+
+_WHY_NOT_SEALED = """
+SELECT detail::json ->> 'message' FROM audit_record WHERE code = 'ledger_not_sealed' AND at > %s
+ORDER BY at DESC LIMIT 1
+"""
 
 
 def _refused(name: str) -> Check:
@@ -240,6 +250,23 @@ def _keys(name: str) -> Check:
     key = parse_vkey(vkey)
     said = f"{key.id.hex()} of {key.name} has signed since head {since:,} ({at:%Y-%m-%d}); {len(rows)} in all."
     return Check(name, State.OK, said)
+
+
+def signing_keys() -> Iterator[Check]:
+    """Whether each key in AWS KMS may sign; for the sealer's environment only, since no other has these keys."""
+    name = "Keys in KMS"
+    try:
+        found = [each for each in parse(settings.LEDGER_SIGNING_KEYS() or "") if isinstance(each, KmsSigner)]
+    except ImproperlyConfigured as error:
+        yield Check("Signing keys", State.FAIL, str(error), "Correct it, and start the sealer again.")
+        return
+    for each in found:
+        try:
+            each.examine()
+        except CannotSign as error:
+            yield Check(name, State.FAIL, str(error), "Nothing is sealed while the key that signs cannot be used.")
+        else:
+            yield Check(name, State.OK, f"{each.name} is the Ed25519 key {each.arn}, and may sign.")
 
 
 def _witnesses(name: str) -> Check:

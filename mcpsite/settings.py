@@ -218,7 +218,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # --- The ledger's evidence -------------------------------------------------------------------------------------------
 _signing_keys = env.late_secret(
     "LEDGER_SIGNING_KEYS",
-    "Keys that sign the ledger: `id:base64` of 32 bytes, separated by commas. The first signs. For the sealer only.",
+    "Keys that sign the ledger: `id:base64` of 32 bytes, or `id:awskms:///…` of a key in AWS KMS, separated by commas."
+    " The first signs. For the sealer only.",
 )
 
 

@@ -76,7 +76,7 @@ def sealing_of(record: Record) -> Sealing | None:
 def keys() -> list[str]:
     """The keys that signed heads, the oldest first; whoever verifies should have them from elsewhere, too."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT vkey FROM audit_key ORDER BY since, at, vkey")
+        cursor.execute("SELECT vkey FROM audit_key GROUP BY vkey ORDER BY min(since), vkey")
         return [vkey for (vkey,) in cursor.fetchall()]
 
 

@@ -14,9 +14,11 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from audit.durability import SWITCHED_OFF, complaint
+from audit.entry import uuid7
 from audit.sealing.heads import CannotSeal, OlderState
 from audit.sealing.keys import signers
-from audit.sealing.sealer import Sealer
+from audit.sealing.kms import CannotSign
+from audit.sealing.sealer import Sealer, write_record
 from audit.sealing.state import State
 from audit.verify import Head
 from keyring.keys import ring
@@ -28,26 +30,39 @@ PACE_SECONDS = 0.2
 _STANDBY_SECONDS = 1.0
 _AGAIN_SECONDS = 2.0
 _REFUSED_SECONDS = 5.0
+# Who worked for longer than that has not failed at the first attempt.
+_LASTING_SECONDS = 60.0
 _ATTEMPTS, _ATTEMPT_SECONDS = 20, 0.2
 _SESSION = "-c synchronous_commit=on -c statement_timeout=60000 -c lock_timeout=5000 -c timezone=UTC"
 
 
 def run(conninfo: str, stop: Event) -> None:
-    """Seal until `stop` is set."""
+    """Seal until `stop` is set. Why it does not is said once, and again when it has worked in between."""
     said = ""
     while not stop.is_set():
+        began = time.monotonic()
         try:
             refuse_forgetful(conninfo)
             with connect(conninfo) as connection:
                 _serve(connection, stop)
-        except (CannotSeal, ImproperlyConfigured, ValueError, OSError) as error:
-            if str(error) != said:
-                logger.critical("the ledger is not sealed: %s", error)
-            said = str(error)
+        except (CannotSeal, CannotSign, ImproperlyConfigured, ValueError, OSError) as error:
+            if str(error) != said or time.monotonic() - began > _LASTING_SECONDS:
+                said = str(error)
+                _complain(conninfo, said)
             stop.wait(_REFUSED_SECONDS)
         except psycopg.Error as error:
             logger.warning("the sealer lost the database: %s", str(error).partition("\n")[0])
             stop.wait(_AGAIN_SECONDS)
+
+
+def _complain(conninfo: str, why: str) -> None:
+    """In the log, and as a record, so that who sees only the site learns it; the record waits for its seal as well."""
+    logger.critical("the ledger is not sealed: %s", why)
+    try:
+        with connect(conninfo) as connection:
+            write_record(connection, ring(), uuid7(), CannotSeal.code, {"message": why})
+    except (psycopg.Error, ImproperlyConfigured, OSError) as error:
+        logger.warning("that it is not sealed is not on record: %s", str(error).partition("\n")[0])
 
 
 def connect(conninfo: str) -> psycopg.Connection:

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from django.conf import settings
 
 from audit.durable import replace_file
-from audit.sealing.keys import SeedSigner, parse
+from audit.sealing.keys import Signer, parse
+from audit.sealing.kms import KmsSigner, public_key
 
 
-def new_entry(others: list[SeedSigner]) -> str:
+def new_entry(others: Sequence[Signer]) -> str:
     """An entry for LEDGER_SIGNING_KEYS with a key of its own and the next free id."""
+    return f"{_free_name(others)}:{base64.urlsafe_b64encode(os.urandom(32)).decode()}"
+
+
+def kms_entry(others: Sequence[Signer], arn: str, endpoint: str | None) -> str:
+    """An entry for a key of AWS KMS, which may sign and whose public half KMS has told. Raises CannotSign."""
+    signer = KmsSigner(_free_name(others), arn, public_key(arn, endpoint), endpoint)
+    signer.examine()
+    return str(signer)
+
+
+def _free_name(others: Sequence[Signer]) -> str:
     numbers = (each.name[1:] for each in others if each.name[:1] == "s")
-    last = max((int(number) for number in numbers if number.isdecimal()), default=0)
-    return f"s{last + 1}:{base64.urlsafe_b64encode(os.urandom(32)).decode()}"
+    return f"s{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}"
 
 
 def path() -> Path | None:

@@ -308,5 +308,12 @@ class Sealer:
 
     def _record(self, code: str, detail: dict[str, Any]) -> None:
         """A record in the transaction of what it tells; it is sealed with the next head."""
-        entry = Entry(kind="system", code=code, door="sealer", detail=json.dumps(detail))
-        self._connection.execute(_RECORD, python_values(encode(entry, DataKeys(self._keys), self._writer_id, None)))
+        write_record(self._connection, self._keys, self._writer_id, code, detail)
+
+
+def write_record(
+    connection: psycopg.Connection, keys: KeyRing, writer: UUID, code: str, detail: dict[str, Any]
+) -> None:
+    """A record of the sealer, in the current transaction."""
+    entry = Entry(kind="system", code=code, door="sealer", detail=json.dumps(detail, ensure_ascii=False))
+    connection.execute(_RECORD, python_values(encode(entry, DataKeys(keys), writer, None)))

@@ -19,7 +19,8 @@ def test_the_content_is_on_disk_before_the_name_and_the_name_when_it_returns(
     fsync, replace = os.fsync, os.replace
 
     def seen_fsync(descriptor: int) -> None:
-        done.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else os.pread(descriptor, 9, 0).decode())
+        path = Path(f"/proc/self/fd/{descriptor}")
+        done.append(path.read_text() if stat.S_ISREG(os.fstat(descriptor).st_mode) else "folder")
         fsync(descriptor)
 
     def seen_replace(*names: Any) -> None:

@@ -65,6 +65,7 @@ ROOMS: dict[str, dict[str, str]] = {
     "boto3 botocore": {
         "audit/outside/sinks/bucket.py": "anchors heads in S3",
         "audit/retention/stores.py": "keeps months of the ledger in S3",
+        "audit/sealing/kms.py": "has heads signed by a key that stays in KMS",
     },
     "dotenv": {"mcpsite/env.py": "reads the .env file"},
 }

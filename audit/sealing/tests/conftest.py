@@ -15,12 +15,15 @@ from psycopg.conninfo import make_conninfo
 
 from audit.datakeys import DataKeys
 from audit.entry import ALL_COLUMNS, INSERT, Entry, encode, python_values, uuid7
-from audit.sealing.keys import SeedSigner, parse
+from audit.sealing.keys import Signer, parse
 from audit.sealing.process import connect
 from audit.sealing.sealer import LOCK, Sealer
 from audit.sealing.state import State
+from audit.sealing.tests.kms import kms
 from keyring.keys import KeyRing, ring
 from mcpsite.postgres import conninfo
+
+__all__ = ["kms"]
 
 SCHEMA = "sealing_tests"
 WRITER = uuid7()
@@ -28,7 +31,7 @@ _TABLES = ("leaf", "node", "head", "cosignature", "anchor", "signing_request", "
 _RECORD = f"{INSERT}({', '.join(['%s'] * len(ALL_COLUMNS))})"
 
 
-def new_signer(name: str = "s1") -> SeedSigner:
+def new_signer(name: str = "s1") -> Signer:
     return parse(f"{name}:{b64encode(os.urandom(32)).decode()}")[0]
 
 

@@ -21,7 +21,9 @@ from audit.sealing.heads import CannotSeal
 from audit.sealing.keys import parse, signers
 from audit.sealing.requests import request_signature, signature_of
 from audit.sealing.state import Known, State
+from audit.sealing.tests.kms import ARN, Kms
 from audit.verify import check_note, manifest_text, parse_head, parse_note
+from mcpsite import doctor
 from mcpsite.datadir import SUPERUSER, DataDir
 from mcpsite.engines import Postgres
 from mcpsite.postgres import conninfo
@@ -203,6 +205,34 @@ def test_another_key_signs_after_the_command(
     finally:
         # Later tests go on with both: the ledger of the session was handed over.
         assert signers()[0].public == after[0].public
+
+
+def test_while_kms_is_away_records_wait_and_the_site_says_why(
+    running: threading.Thread, kms: Kms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In KMS, then not, then again, and back to the file's key, which later tests go on with."""
+    file = site.LEDGER_SIGNING_KEYS() or ""
+    said = io.StringIO()
+    monkeypatch.setenv("LEDGER_SIGNING_KEYS", file)
+    call_command("ledger", "rotate-key", "--kms", ARN, "--endpoint", kms.url, stdout=said)
+    entry = said.getvalue().splitlines()[2]
+    monkeypatch.setattr(process, "_REFUSED_SECONDS", 0.05)
+    monkeypatch.setenv("LEDGER_SIGNING_KEYS", f"{entry}{file}")
+    wait_until("SELECT count(*) = 2 FROM audit_key")
+    (since,) = one("SELECT max(since) FROM audit_key") or (0,)
+    kms.failure = "DisabledException"
+    rid = record(Entry(kind="system", code="test"))
+    (why,) = wait_until("SELECT detail FROM audit_record WHERE code = 'ledger_not_sealed' ORDER BY id DESC LIMIT 1")
+    assert "enable the key" in str(why)
+    assert one(SEALED, rid) is None
+    monkeypatch.setattr(doctor, "_LAG_SECONDS", 0.0)
+    assert "enable the key" in next(each.advice for each in doctor.examine() if each.name == "Sealing")
+    assert [(each.state, "enable the key" in each.found) for each in doctor.signing_keys()] == [("fail", True)]
+    kms.failure = ""
+    assert [each.state for each in doctor.signing_keys()] == ["ok"]
+    wait_until(SEALED, rid)
+    monkeypatch.setenv("LEDGER_SIGNING_KEYS", f"{file},{entry}")
+    wait_until("SELECT count(*) > 0 FROM audit_head WHERE number > %s AND note LIKE '%%successor%%'", since)
 
 
 def test_keys_of_a_variable_are_the_operator_s_to_change(

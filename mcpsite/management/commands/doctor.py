@@ -7,9 +7,10 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from mcpsite.doctor import State, examine, worst
+from mcpsite.doctor import State, examine, signing_keys, worst
 
 _SIGNS = {State.OK: "ok  ", State.WARN: "warn", State.FAIL: "FAIL"}
 
@@ -27,6 +28,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Say what was found; exit code 1 when something fails, 0 with warnings."""
         checks = examine()
+        if settings.LEDGER_SIGNING_KEYS():
+            checks += signing_keys()
         if options["json"]:
             self.stdout.write(
                 json.dumps({"state": worst(checks), "checks": [asdict(each) for each in checks]}, indent=2)

@@ -12,7 +12,8 @@ from django.db import Error, connection
 
 from audit.sealing import process, rotation
 from audit.sealing.heads import CannotSeal
-from audit.sealing.keys import parse
+from audit.sealing.keys import signers
+from audit.sealing.kms import CannotSign
 from mcpsite.postgres import conninfo
 
 _LONGEST_REASON = 500
@@ -28,7 +29,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the verbs."""
         verbs = parser.add_subparsers(dest="verb", required=True)
-        verbs.add_parser("rotate-key", help="Put a new key in front of LEDGER_SIGNING_KEYS.")
+        rotate = verbs.add_parser("rotate-key", help="Put a new key in front of LEDGER_SIGNING_KEYS.")
+        rotate.add_argument("--kms", metavar="ARN", help="An Ed25519 key of AWS KMS; without it, a key is made.")
+        rotate.add_argument("--endpoint", metavar="URL", help="Where KMS answers, if not at the region's address.")
         accept = verbs.add_parser("accept-restore", help="Seal on from an older state of the database.")
         accept.add_argument(
             "--reason", required=True, help="Why it was restored; it is signed, and anybody may read it."
@@ -38,14 +41,15 @@ class Command(BaseCommand):
         """Carry out the verb."""
         try:
             if options["verb"] == "rotate-key":
-                self._rotate_key()
+                self._rotate_key(options["kms"], options["endpoint"])
             else:
                 self._accept_restore(options["reason"].strip())
-        except (CannotSeal, ImproperlyConfigured, OSError, Error) as error:
+        except (CannotSeal, CannotSign, ImproperlyConfigured, OSError, Error) as error:
             raise CommandError(str(error)) from error
 
-    def _rotate_key(self) -> None:
-        entry = rotation.new_entry(parse(settings.LEDGER_SIGNING_KEYS() or ""))
+    def _rotate_key(self, arn: str | None, endpoint: str | None) -> None:
+        others = signers()
+        entry = rotation.kms_entry(others, arn, endpoint) if arn else rotation.new_entry(others)
         file = rotation.path()
         if file is None:
             self.stdout.write(
