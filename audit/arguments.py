@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from audit.caller import caller_of
+from audit.caller import caller_of, stated
 from audit.changes import record_event, type_of
 from audit.entry import commitment
 from audit.masking import known
@@ -57,7 +57,7 @@ class Arguments:
 
 def may_read_now(reason: str, request: Any = None, actor: Any = None) -> None:
     """Raise ReadingRefused for a reading without a reason, or when the reader has had enough for this hour."""
-    if not reason.strip():
+    if not stated(reason):
         raise ReadingRefused("Say why you need to read it: the reason stands in the record of the reading.")
     most, who = settings.ARGUMENT_READS_PER_HOUR, caller_of(request, actor).actor
     since = timezone.now() - timedelta(hours=1)
@@ -83,7 +83,7 @@ def open_arguments(request: Any, record: Record, reason: str, door: str = "admin
             actor=actor,
             object_type=type_of(Record),
             object_id=str(record.rid),
-            detail={"label": str(record), "record": record.pk, "reason": reason.strip()},
+            detail={"label": str(record), "record": record.pk, "reason": stated(reason)},
         )
         return _opened(record)
 

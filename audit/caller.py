@@ -53,3 +53,8 @@ def address_of(request: HttpRequest) -> str | None:
         return str(ipaddress.ip_address(found)) if found else None
     except ValueError:
         return None
+
+
+def stated(reason: str) -> str:
+    """The reason without blanks around it; empty where nobody could read one in it (invisible characters, dots)."""
+    return reason.strip() if any(map(str.isalnum, reason)) else ""

@@ -79,7 +79,10 @@ MEANINGS: Mapping[str, str] = {
     "token_refreshed": "a session was continued with its refresh token",
     "refresh_reused": "a refresh token was used a second time: somebody else may have it, and its session was ended",
     "arguments_read": "somebody read what the record keeps that `object_id` names; `reason` in the detail says why",
-    "value_sought": "somebody asked whether a value occurs in calls; the detail says of which, and why, not the value",
+    "value_sought": (
+        "somebody asked whether a value occurs in calls, or whether there is anything to erase of it; the detail says"
+        " of which, and why, not the value"
+    ),
     "subject_erased": "the keys of what is kept of a person were destroyed; the detail says how many, and why",
     "reading_refused": "without a reason nothing that is kept encrypted is shown (400)",
     "too_many_readings": "this person has read as often as `ARGUMENT_READS_PER_HOUR` allows (429)",

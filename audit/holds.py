@@ -11,6 +11,7 @@ from django.db import connection, transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
+from audit.caller import stated
 from audit.changes import record_change, stored
 from audit.models import Record
 from audit.retention.models import LegalHold
@@ -87,7 +88,7 @@ def _concerns(hold: LegalHold, principal: str, rows: QuerySet[Record]) -> bool:
 
 def release(hold: LegalHold, reason: str, *, door: str, request: Any = None, actor: Any = None) -> None:
     """End the hold and record who did and why. Raises ValidationError when it is released already."""
-    if not reason.strip():
+    if not stated(reason):
         raise ValidationError({"reason": "Say why the hold is released."})
     with transaction.atomic():
         current = LegalHold.objects.select_for_update().get(pk=hold.pk)
@@ -97,7 +98,7 @@ def release(hold: LegalHold, reason: str, *, door: str, request: Any = None, act
         user = actor if actor is not None else getattr(request, "user", None)
         current.released_by = user.get_username() if user is not None else door
         current.released_at = timezone.now()
-        current.release_reason = reason.strip()
+        current.release_reason = stated(reason)
         current.save()
         record_change(
             action="update", obj=current, before=before, after=stored(current), door=door, request=request, actor=actor

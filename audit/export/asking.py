@@ -13,6 +13,7 @@ from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
 
 from audit.arguments import PERMISSION
+from audit.caller import stated
 from audit.export.gauges import count_ended
 from audit.export.models import Export, Part
 from audit.export.records import record_export
@@ -45,7 +46,7 @@ def ask_for_export(
     reason: str = "",
 ) -> Export:
     """Queue an export. Raises ExportRefused."""
-    if payloads and not reason.strip():
+    if payloads and not stated(reason):
         raise ExportRefused("reason_required", "Give a reason: the export holds arguments of calls in plain text.")
     with transaction.atomic():
         unfinished = Export.objects.filter(asked_by_id=str(user.pk), state__in=_UNFINISHED).select_for_update()
@@ -91,14 +92,14 @@ def may_read(user: Any, export: Export) -> bool:
     return bool(user.has_perm("audit.view_record") and (not export.payloads or user.has_perm(PERMISSION)))
 
 
-def cancel_export(export: Export, *, door: str, request: Any = None) -> Export:
+def cancel_export(export: Export, *, door: str, request: Any = None, actor: Any = None) -> Export:
     """End an export that waits, or have the worker end one that is under way. What is finished stays as it is."""
     with transaction.atomic():
         export = Export.objects.select_for_update().get(pk=export.pk)
         if export.is_finished or export.cancel_asked:
             return export
         export.cancel_asked = True
-        record_export(export, "export_cancelled", door=door, request=request)
+        record_export(export, "export_cancelled", door=door, request=request, actor=actor)
         if export.state == Export.State.WAITING:
             end_unfinished(export, Export.State.CANCELLED)
         export.save()
@@ -110,6 +111,23 @@ def delete_export(export: Export, *, door: str, request: Any = None) -> None:
     with transaction.atomic():
         record_export(export, "export_deleted", door=door, request=request, bytes=export.size)
         export.delete()
+
+
+def give_up_decrypted(*, door: str, request: Any = None, actor: Any = None) -> int:
+    """End every export of decrypted arguments, under way or kept: nobody has noted of whom they are. Returns how many.
+
+    For an erasure, in its transaction.
+    """
+    found = list(Export.objects.select_for_update().filter(payloads=True, state__in=(*_UNFINISHED, Export.State.DONE)))
+    for export in found:
+        if export.state != Export.State.DONE:
+            cancel_export(export, door=door, request=request, actor=actor)
+            continue
+        Part.objects.filter(export=export).delete()
+        export.state, export.problem = Export.State.EXPIRED, "Deleted, since a person was erased: ask for it anew."
+        export.save()
+        record_export(export, "export_expired", door=door, request=request, actor=actor, bytes=export.size)
+    return len(found)
 
 
 def expire() -> int:

@@ -12,6 +12,7 @@ from django.db import connection
 from django.db.models import Q, QuerySet
 
 from audit.entry import COLUMNS
+from audit.masking import known
 from audit.models import Record
 from audit.opening import KeyDestroyed, payload_of
 from audit.patience import at_most
@@ -105,7 +106,8 @@ def _payload(values: tuple[Any, ...]) -> dict[str, str | None] | None:
     except (KeyDestroyed, DecryptionError) as error:
         return {"problem": str(error)}
     texts = {name: None if raw is None else raw.decode("utf-8", "replace") for name, raw in _parts(payload)}
-    return {"salt": payload.salt.hex(), **texts}
+    mask = known().current().text
+    return {"salt": payload.salt.hex(), **{name: text and mask(text) for name, text in texts.items()}}
 
 
 def _parts(payload: Payload) -> Iterator[tuple[str, bytes | None]]:

@@ -113,7 +113,7 @@ class PrivacyAdmin(ReadOnlyAdmin):
             return self._page(request, status=400)
         given = form.cleaned_data
         try:
-            found = survey(given["kind"], given["value"])
+            found = survey(given["kind"], given["value"], door="admin", request=request)
             if "reason" not in given:
                 return self._page(request, found=found, value=given["value"])
             if given["again"] != given["value"]:

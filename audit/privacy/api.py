@@ -68,7 +68,8 @@ class ErasureViewSet(viewsets.GenericViewSet[DataKey]):
         given = asked.validated_data
         try:
             if not given["confirm"]:
-                return Response(_surveyed(survey(given["kind"], given["value"]), erased=False))
+                found = survey(given["kind"], given["value"], door="rest", request=request)
+                return Response(_surveyed(found, erased=False))
             done = erase(given["kind"], given["value"], given["reason"], door="rest", request=request)
         except (UnknownSubject, ErasureRefused, Held) as refused:
             raise Refused(refused) from refused

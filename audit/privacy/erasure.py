@@ -14,8 +14,10 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from audit.caller import stated
 from audit.changes import record_event, type_of
 from audit.datakeys import Subject
+from audit.export.asking import give_up_decrypted
 from audit.holds import Held, held, in_force, take_turns
 from audit.models import DataKey, Record
 from audit.subjects import USER, subject_of
@@ -48,9 +50,17 @@ class Survey:
         return first if first == last else f"{first} to {last}"
 
 
-def survey(kind: str, value: str) -> Survey:
-    """What erasing would concern. Raises UnknownSubject."""
-    return _survey(kind, subject_of(kind, value))
+def survey(kind: str, value: str, *, door: str, request: Any = None, actor: Any = None) -> Survey:
+    """What erasing would concern. Raises UnknownSubject.
+
+    Of others than users it also says whether the value occurs in calls, so that it was asked is recorded.
+    """
+    with transaction.atomic():
+        found = _survey(kind, subject_of(kind, value))
+        if kind != USER:
+            detail = {"label": f"whether a {kind} occurs", "reason": "before an erasure", "keys": found.keys}
+            _record("value_sought", found, detail, door, request, actor)
+    return found
 
 
 def _keys(subject: Subject) -> QuerySet[DataKey]:
@@ -67,9 +77,11 @@ def _survey(kind: str, subject: Subject) -> Survey:
 def erase(kind: str, value: str, reason: str, *, door: str, request: Any = None, actor: Any = None) -> Survey:
     """Destroy every key of the subject, and record who did it and why. What it came to is returned.
 
+    Exports that hold decrypted arguments, of whomever, are deleted along with them.
+
     Raises UnknownSubject, ErasureRefused when there is no reason or nothing to erase, and `audit.holds.Held`.
     """
-    if not reason.strip():
+    if not stated(reason):
         raise ErasureRefused("Say why: the reason stands in the record of the erasure.")
     with transaction.atomic():
         subject = subject_of(kind, value)
@@ -78,11 +90,12 @@ def erase(kind: str, value: str, reason: str, *, door: str, request: Any = None,
         if not found.keys:
             raise ErasureRefused("There is nothing to erase: no key of this subject exists.")
         _refuse_if_held(found, value)
-        _record(found, value, reason.strip(), door, request, actor)
+        _record_erasure(found, value, stated(reason), door, request, actor)
         who = actor if actor is not None else getattr(request, "user", None)
         by = who.get_username() if who is not None else door
         rows = _keys(subject).filter(destroyed_at=None)
-        rows.update(wrapped=None, destroyed_at=timezone.now(), destroyed_by=by, reason=reason.strip())
+        rows.update(wrapped=None, destroyed_at=timezone.now(), destroyed_by=by, reason=stated(reason))
+        give_up_decrypted(door=door, request=request, actor=actor)
     return found
 
 
@@ -109,7 +122,7 @@ def _following(month: date) -> date:
     return date(month.year + month.month // 12, month.month % 12 + 1, 1)
 
 
-def _record(found: Survey, value: str, reason: str, door: str, request: Any, actor: Any) -> None:
+def _record_erasure(found: Survey, value: str, reason: str, door: str, request: Any, actor: Any) -> None:
     """Of a value of an argument the record has the keyed hash only."""
     label = value if found.kind == USER else f"{found.kind} {found.subject.value[:12]}"
     detail = {
@@ -118,9 +131,13 @@ def _record(found: Survey, value: str, reason: str, door: str, request: Any, act
         "keys": found.keys,
         "months": [f"{month:%Y-%m}" for month in found.months],
     }
+    _record("subject_erased", found, detail, door, request, actor)
+
+
+def _record(code: str, found: Survey, detail: dict[str, Any], door: str, request: Any, actor: Any) -> None:
     record_event(
         Record.Kind.SYSTEM,
-        "subject_erased",
+        code,
         door=door,
         request=request,
         actor=actor,

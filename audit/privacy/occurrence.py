@@ -21,6 +21,7 @@ import orjson
 from django.db import transaction
 
 from audit.arguments import ReadingRefused, may_read_now
+from audit.caller import stated
 from audit.changes import record_event, type_of
 from audit.entry import commitment
 from audit.models import Record
@@ -103,7 +104,7 @@ def search(question: Question, reason: str, *, door: str, request: Any = None, a
     with transaction.atomic():
         may_read_now(reason, request, actor)
         report = _report(question)
-        _record(question, report, reason.strip(), door, request, actor)
+        _record(question, report, stated(reason), door, request, actor)
     return report
 
 

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
+from audit.caller import stated
 from audit.changes import record_event
 from audit.models import Record
 from audit.retention import gaps
@@ -90,14 +91,14 @@ def _note(expiry: Expiry, selection: gaps.Selection) -> None:
 def propose(expiry: Expiry, user: Any, reason: str, *, door: str, request: Any = None) -> Expiry:
     """One person's word that the records may leave. Raises ExpiryRefused."""
     _check_person(user)
-    if not reason.strip():
+    if not stated(reason):
         raise ExpiryRefused("Say why the records may leave: it stands in the certificate.")
     with transaction.atomic():
         expiry = _locked(expiry, State.DUE)
         archive = _archive_of(expiry.month)
         selection = _selection(expiry)
         _note(expiry, selection)
-        expiry.state, expiry.archive, expiry.reason = State.PROPOSED, archive, reason.strip()
+        expiry.state, expiry.archive, expiry.reason = State.PROPOSED, archive, stated(reason)
         expiry.proposed_by, expiry.proposed_by_id = user.get_username(), str(user.pk)
         expiry.proposed_at, expiry.problem = timezone.now(), ""
         expiry.save()

@@ -89,6 +89,16 @@ def test_decrypted_arguments_are_what_the_record_commits_to(sealer):
     assert (detail["payloads"], detail["reason"]) == (True, "Ticket 7")
 
 
+def test_known_secrets_are_masked_in_decrypted_arguments_too(sealer):
+    secret = "mcps_" + "x" * 32
+    record(Entry(kind="call", code="ok", tool="masked", arguments=f'{{"note":"{secret}"}}'.encode()))
+    export = ask_for_export(
+        "jsonl", {"tool": "masked"}, user=make_user("dora"), door="admin", payloads=True, reason="r"
+    )
+    raw = gzip.decompress(archive_of(made(export)).read("records-00001.jsonl.gz"))
+    assert json.loads(raw)["payload"]["arguments"] == '{"note":"[secret]"}'
+
+
 def test_what_happens_after_it_was_asked_for_is_not_in_it(sealer):
     make_records(2, "before")
     export = asked("before")

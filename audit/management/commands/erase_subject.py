@@ -30,7 +30,7 @@ class Command(BaseCommand):
         """Survey or erase."""
         kind, value = options["kind"], options["value"]
         try:
-            found = survey(kind, value)
+            found = survey(kind, value, door="command")
             self.stdout.write(f"{found.keys} keys of {len(found.months)} months ({found.period or 'none'}).")
             if not options["yes"]:
                 self.stdout.write("Nothing was erased. Repeat it with --yes and --reason to destroy them for ever.")

@@ -19,6 +19,7 @@ from access import tokens
 from access.models import User
 from audit.datakeys import Subject
 from audit.entry import COLUMNS, leaf_of
+from audit.export.models import Export
 from audit.holds import Held
 from audit.ledger import Entry, record
 from audit.models import DataKey, LegalHold, Record
@@ -63,7 +64,7 @@ def hold(scope: str = "everything", value: str = "") -> LegalHold:
 def test_what_was_kept_is_unreadable_and_the_leaves_are_as_before() -> None:
     user = make_user()
     mine, other = [make_call(user), make_call(user)], make_call(make_user())
-    assert survey("user", user.username).keys == 2
+    assert survey("user", user.username, door="command").keys == 2
     done = erase("user", user.username, "request 7", door="command")
     assert (done.keys, len(done.months)) == (2, 1)
     for each in mine:
@@ -74,7 +75,10 @@ def test_what_was_kept_is_unreadable_and_the_leaves_are_as_before() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT wrapped, destroyed_by, reason FROM audit_dek WHERE id = %s", [mine[0].key_id])
         assert cursor.fetchone() == (None, "command", "request 7")
-    assert (survey("user", user.username).keys, survey("user", user.username).destroyed) == (0, 2)
+    assert (
+        survey("user", user.username, door="command").keys,
+        survey("user", user.username, door="command").destroyed,
+    ) == (0, 2)
 
 
 def _fields(made: Record) -> tuple[bytes | None, ...]:
@@ -118,7 +122,30 @@ def test_a_user_whose_account_is_gone_is_known_by_the_records() -> None:
     assert erase("user", name, "r", door="command").keys == 1
 
 
-@pytest.mark.parametrize(("reason", "said"), [("", "Say why"), ("  ", "Say why")])
+def test_asking_whether_a_customer_occurs_is_on_record() -> None:
+    make_call(make_user(), subject=customer("c-1"))
+    assert survey("customer", "c-1", door="rest", actor=make_user("asker")).keys == 1
+    asked = Record.objects.get(code="value_sought", actor="asker")
+    assert "c-1" not in (asked.detail or "")
+
+
+def test_exports_of_decrypted_arguments_go_with_an_erasure() -> None:
+    made, under_way, plain = (
+        Export.objects.create(form="jsonl", payloads=payloads, state=state, asked_by="x", asked_by_id="x")
+        for payloads, state in ((True, "done"), (True, "running"), (False, "done"))
+    )
+    made.parts.create(number=0, data=b"{}")
+    user = make_user()
+    make_call(user)
+    erase("user", user.username, "r", door="command")
+    for each in (made, under_way, plain):
+        each.refresh_from_db()
+    assert (made.state, made.parts.count(), "ask for it anew" in made.problem) == ("expired", 0, True)
+    assert (under_way.cancel_asked, plain.state) == (True, "done")
+    assert Record.objects.filter(code="export_expired", object_id=str(made.pk)).exists()
+
+
+@pytest.mark.parametrize(("reason", "said"), [("", "Say why"), (" \u200b. ", "Say why")])
 def test_without_a_reason_nothing_is_erased(reason: str, said: str) -> None:
     user = make_user()
     made = make_call(user)
@@ -129,7 +156,7 @@ def test_without_a_reason_nothing_is_erased(reason: str, said: str) -> None:
 
 def test_what_is_not_there_is_not_erased() -> None:
     with pytest.raises(UnknownSubject, match="no user 'nobody-at-all'"):
-        survey("user", "nobody-at-all")
+        survey("user", "nobody-at-all", door="command")
     with pytest.raises(ErasureRefused, match="nothing to erase"):
         erase("user", make_user().username, "r", door="command")
 
