@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import DataError, IntegrityError, InterfaceError, OperationalError
+from django.db import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 from django.db.models.deletion import ProtectedError, RestrictedError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions, status
@@ -259,6 +259,10 @@ class Conflict(exceptions.APIException):
     default_detail = "Something else depends on it."
 
 
+# PostgreSQL, appendix A: read_only_sql_transaction, as on a standby, or where an operator has switched writing off.
+_READ_ONLY = "25006"
+
+
 def _api_exception(exc: Exception) -> exceptions.APIException | None:
     match exc:
         case exceptions.APIException():
@@ -280,6 +284,9 @@ def _api_exception(exc: Exception) -> exceptions.APIException | None:
         case OperationalError() | InterfaceError():
             logger.error("the database does not answer: %s", exc)
             return Unavailable("The database does not answer.", code="database_unavailable")
+        case InternalError() if getattr(exc.__cause__, "sqlstate", None) == _READ_ONLY:
+            logger.error("the database does not write: %s", exc)
+            return Unavailable("The database can only be read at this moment.", code="database_unavailable")
     return None
 
 

@@ -311,6 +311,7 @@ class Ledger:
             # A lock, a full disk, a server that stops: nothing of it is the row's fault, and nothing was written.
             logger.warning("the ledger cannot be written, %d records wait: %s", len(batch), self._failed)
             self._waiting.extendleft(reversed(batch))
+            self._due = True  # not with each record that comes in meanwhile
             self._loop.call_later(_AGAIN_SECONDS, self._send)
             return
         elif len(batch) > 1:
@@ -484,6 +485,7 @@ class Ledger:
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def _drain(self, left: Left) -> None:
+        """Write what is there to the ledger. Whatever fails is tried again at the next look."""
         finished = False
         try:
             rows, damaged = await asyncio.to_thread(left.read)
@@ -495,6 +497,8 @@ class Ledger:
                 damaged += refused
             await asyncio.to_thread(lambda: left.close(keep=bool(damaged)))
             finished = True
+        except (OSError, LedgerUnavailable) as error:
+            logger.warning("the spool %s could not be done with, and stays: %s", left.path.name, error)
         finally:
             if not finished:
                 left.release()

@@ -26,6 +26,8 @@ logger = logging.getLogger("audit.reconcile")
 # Beyond the longest time that a call may take: for its outcome to be written, from the spool of a process that was
 # started again as well.
 GRACE = timedelta(seconds=30)
+# A record may become visible after one with a higher number; no transaction that writes intents lasts that long.
+_SETTLED = timedelta(seconds=15)
 _MARK = "intents"
 _WINDOW, _AT_ONCE = 50_000, 1_000
 _SECONDS = 20.0
@@ -54,6 +56,8 @@ def _one_window() -> tuple[bool, int]:
     with transaction.atomic():
         Mark.objects.get_or_create(name=_MARK)
         mark = Mark.objects.select_for_update().get(name=_MARK)
+        if mark.high and timezone.now() - mark.at < _SETTLED:
+            return False, 0
         # Up to the newest record of the last look: whoever wrote one with a smaller number has committed it by now.
         newest = Record.objects.aggregate(newest=models.Max("id"))["newest"] or 0
         top = min(mark.low + _WINDOW, mark.high)
@@ -64,9 +68,11 @@ def _one_window() -> tuple[bool, int]:
         _close(overdue)
         more = under_way is None and top < mark.high
         mark.low = top if under_way is None else under_way - 1
-        mark.high = mark.high if more else newest
         mark.found += len(overdue)
-        mark.save()
+        mark.save(update_fields=["low", "found"])
+        if not more:
+            mark.high = newest
+            mark.save(update_fields=["high", "at"])
     return more, len(overdue)
 
 

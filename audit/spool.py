@@ -119,7 +119,10 @@ class Spool:
             self._file = -1
 
     def left_behind(self) -> list[Left]:
-        """The files of writers that have ended, each locked for us now; they are to be closed. Raises OSError."""
+        """The files of writers that have ended, each locked for us now; they are to be closed. Raises OSError.
+
+        What cannot be opened keeps nobody from the others.
+        """
         if not self._folder.is_dir():
             return []
         found = (_taken(path) for path in sorted(self._folder.glob(f"*{_SUFFIX}")) if path != self._path)
@@ -135,17 +138,20 @@ class Left:
     keys: KeyRing
 
     def read(self) -> tuple[list[Row], int]:
-        """The rows that can be read, and how many bytes follow them that cannot: an entry that was cut off."""
+        """The rows that can be read, and how many bytes cannot: an entry that was cut off, or of another key.
+
+        Raises OSError.
+        """
         data = os.pread(self.file, LIMIT_BYTES, 0)
-        rows, place = [], 0
+        rows, place, unread = [], 0, 0
         for sealed in _entries(data):
             try:
                 rows.append(_unpacked(self.keys.decrypt(sealed, purpose=_PURPOSE, context=b"")))
-            except DecryptionError as error:
+            except (DecryptionError, ValueError) as error:
                 logger.error("an entry of the spool %s cannot be opened: %s", self.path.name, error)
-                break
+                unread += len(sealed)
             place += _HEAD.size + len(sealed)
-        return rows, len(data[place:].rstrip(b"\0"))
+        return rows, unread + len(data[place:].rstrip(b"\0"))
 
     def close(self, *, keep: bool) -> None:
         """Done with it. Raises OSError. With `keep` it stays for people, under a name that nobody takes over."""
@@ -162,15 +168,18 @@ class Left:
 
 def _taken(path: Path) -> tuple[Path, int] | None:
     """The file with its lock, unless its writer lives or somebody else was faster."""
-    with contextlib.suppress(FileNotFoundError):
-        file = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file), path.stat()):
-                return path, file
-        except (BlockingIOError, FileNotFoundError):
-            pass
-        os.close(file)
+    try:
+        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.error("the spool %s cannot be taken over: %s", path.name, error.strerror)
+        return None
+    with contextlib.suppress(BlockingIOError, FileNotFoundError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file), path.stat()):
+            return path, file
+    os.close(file)
     return None
 
 
@@ -201,6 +210,8 @@ def _unpacked(data: bytes) -> Row:
         place += max(0, length)
     (count,) = _COUNT.unpack_from(data)
     record, key = fields[:count], [field for field in fields[count:] if field is not None]
+    if count > len(ALL_COLUMNS):
+        raise ValueError("a later version of mcpsite wrote it")
     # A version before this one may have known fewer columns; leaf and MAC come last.
     missing = [None] * (len(ALL_COLUMNS) - count)
     whole = (*record[:-2], *missing, *record[-2:])

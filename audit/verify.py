@@ -996,10 +996,18 @@ def _suspect(
     guess = None
     if seq >= 0 and computed != sealed:
         guess = _guess(fields, sealed, _ROW.unpack_from(row)[14])
-    at = _EPOCH + _BIGINT.unpack(fields[1] or bytes(8))[0] * _MICROSECOND
+    at = _moment_of(_BIGINT.unpack(fields[1] or bytes(8))[0])
     rid = str(UUID(bytes=fields[0])) if fields[0] else ""
     there = seq >= 0
     return Suspect(number, rid, at, seq if there else None, computed, own, sealed, there and differs, fits, guess)
+
+
+def _moment_of(microseconds: int) -> datetime:
+    """The time of PostgreSQL, or the last or first that there is: it knows infinite ones."""
+    try:
+        return _EPOCH + microseconds * _MICROSECOND
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if microseconds > 0 else datetime.min.replace(tzinfo=UTC)
 
 
 def _split(row: bytes) -> list[bytes | None]:
@@ -1029,7 +1037,7 @@ def _guess(fields: list[bytes | None], wanted: bytes, sealed_at: int) -> str | N
 def _plain(name: str, value: bytes | None) -> str:
     if value is None:
         return "NULL"
-    return time_text(_EPOCH + _BIGINT.unpack(value)[0] * _MICROSECOND) if name == "at" else value.decode()
+    return time_text(_moment_of(_BIGINT.unpack(value)[0])) if name == "at" else value.decode()
 
 
 def _examine_signatures(connection: Any, piece: Piece) -> Seen:
@@ -1331,6 +1339,13 @@ class Span(NamedTuple):
 # --- The database: where things are -----------------------------------------------------------------------------------
 
 
+# A time that Python does not know, such as `infinity`, comes as NULL: no head says that.
+_HEAD_COLUMNS = (
+    "number, size, root, previous,"
+    " CASE WHEN sealed_at BETWEEN '1000-01-01' AND '9999-01-01' THEN sealed_at END, low_water, note"
+)
+
+
 class HeadRow(NamedTuple):
     """A row of `audit_head`."""
 
@@ -1338,7 +1353,7 @@ class HeadRow(NamedTuple):
     size: int
     root: bytes
     previous: bytes
-    sealed_at: datetime
+    sealed_at: datetime | None
     low_water: int
     note: str
 
@@ -1371,10 +1386,7 @@ class Database:
 
     def heads(self, first: int, last: int) -> Iterator[HeadRow]:
         """The heads, in the order of their numbers."""
-        query = (
-            "SELECT number, size, root, previous, sealed_at, low_water, note FROM audit_head"
-            " WHERE number BETWEEN %s AND %s ORDER BY number"
-        )
+        query = f"SELECT {_HEAD_COLUMNS} FROM audit_head WHERE number BETWEEN %s AND %s ORDER BY number"  # noqa: S608
         connection = _connect(self.url, self.snapshot)
         try:
             for row in connection.cursor().stream(query, (first, last)):
@@ -1384,8 +1396,7 @@ class Database:
 
     def head(self, condition: str, *values: Any) -> HeadRow | None:
         """One head."""
-        columns = "number, size, root, previous, sealed_at, low_water, note"
-        found = self.all(f"SELECT {columns} FROM audit_head {condition} LIMIT 1", *values)  # noqa: S608 - constants
+        found = self.all(f"SELECT {_HEAD_COLUMNS} FROM audit_head {condition} LIMIT 1", *values)  # noqa: S608 - constants
         return HeadRow(*found[0]) if found else None
 
     def leaves(self, first: int) -> Iterator[tuple[int, int, bytes]]:
@@ -1790,13 +1801,15 @@ class Verification:
             self.report.find(MODIFIED, "the MAC is not of a key of this installation", **place, column="mac")
 
     def _settle_unsealed(self, suspects: list[Suspect], newest: HeadRow | None) -> None:
-        limit = datetime.now(UTC) - timedelta(seconds=_OLD_SECONDS)
+        now, minute = datetime.now(UTC), timedelta(seconds=_OLD_SECONDS)
+        passed = newest.low_water if newest else 0
         refused = (
             dict(self._database.all("SELECT record_id, reason FROM audit_refused"))
             if (suspects and self._database.has("audit_refused"))
             else {}
         )
-        old = [each for each in suspects if each.at < limit or each.id in refused]
+        # Whoever inserts a record can give it any time, and so a time that is still to come.
+        old = [e for e in suspects if abs(now - e.at) > minute or e.id in refused or e.id <= passed]
         still = self._still_unsealed([each.id for each in old]) if old else set()
         for each in old:
             if each.id in still:
@@ -1922,7 +1935,7 @@ class Verification:
     def _tell(self, records: int, newest: HeadRow | None) -> None:
         facts = self.report.facts
         facts.update(records=records, leaves=(newest.size if newest else 0) - self._begin)
-        if newest:
+        if newest and newest.sealed_at:
             facts.update(newest_head=newest.number, sealed=_time(newest.sealed_at))
             age = datetime.now(UTC) - newest.sealed_at
             if age > timedelta(minutes=5) and self._options.until is None:

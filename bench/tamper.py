@@ -417,6 +417,18 @@ def a_backdated_insertion_with_the_key(drill: Drill) -> Told:
     return told(INSERTED, record=number)
 
 
+def an_insertion_ahead_of_its_time(drill: Drill) -> Told:
+    """A record that seems to have been written a moment ago, or tomorrow, where the sealer has passed."""
+    row = a_forged_record(drill, MAC_KEY)
+    row["at"] = datetime.now(UTC) + drill.random.choice([timedelta(days=1), timedelta(seconds=-1)])
+    row["leaf"] = leaf_of(row)
+    row["mac"] = mac_of(row)
+    there = {number for (number,) in drill.run("SELECT id FROM audit_record")}
+    number = drill.random.choice([each for each in range(1, max(there)) if each not in there])
+    drill.insert({"id": number, **row})
+    return told(INSERTED, record=number)
+
+
 def an_insertion_with_a_leaf(drill: Drill) -> Told:
     """A record of long ago with the next place of the tree."""
     row = a_forged_record(drill, MAC_KEY)
@@ -601,7 +613,7 @@ def a_column_of_a_head(drill: Drill) -> Told:
     head = drill.sealer.heads[number]
     name, value = drill.random.choice([
         ("size", head.size + 1), ("root", bytes(32)), ("previous", b"\1" * 32),
-        ("sealed_at", head.sealed_at + timedelta(seconds=1)),
+        ("sealed_at", head.sealed_at + timedelta(seconds=1)), ("sealed_at", "infinity"),
     ])  # fmt: skip
     drill.change("audit_head", "number", number, **{name: value})
     return told(MODIFIED, head=number, column=name)
@@ -743,6 +755,7 @@ MUTATIONS: dict[Mutation, int] = {
     a_column: 12, the_number_of_a_record: 2, a_column_and_its_leaf: 3, a_record_and_its_leaf_in_the_tree: 4,
     a_record_and_the_whole_tree: 3, a_deletion: 4, a_deletion_with_its_leaf: 4, a_deletion_that_closes_the_gap: 3,
     several_deletions: 1, a_backdated_insertion: 4, a_backdated_insertion_with_the_key: 3, an_insertion_with_a_leaf: 2,
+    an_insertion_ahead_of_its_time: 2,
     an_insertion_between_leaves: 2, a_copy_of_a_record: 2, a_swap_of_records: 4, a_swap_of_leaves: 3,
     a_swap_of_neighbours: 3, a_rotation_of_leaves: 3, a_cut_of_the_last_records: 3, a_cut_of_records_and_leaves: 3,
     a_cut_of_everything: 3, an_older_backup: 4, a_forged_end: 4, a_forged_ledger: 2, a_head_signed_with_another_key: 3,

@@ -7,9 +7,10 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth.models import Permission
-from django.db import OperationalError
+from django.db import InternalError, OperationalError
 from django.test import Client
 from django.utils import timezone
+from psycopg.errors import ReadOnlySqlTransaction
 from rest_framework.test import APIClient
 
 from access import tokens
@@ -174,9 +175,12 @@ def test_a_failure_inside_is_a_problem_without_details(monkeypatch):
     assert b"canary" not in answer.content
 
 
-def test_a_database_that_does_not_answer_is_503(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "cause"), [(OperationalError, None), (InternalError, ReadOnlySqlTransaction("canary"))]
+)
+def test_a_database_that_does_not_answer_or_write_is_503(monkeypatch, error, cause):
     def fail(*args):
-        raise OperationalError("canary")
+        raise error("canary") from cause
 
     client = make_client("view_tool")
     monkeypatch.setattr("tools.api.ToolViewSet.list", fail)

@@ -23,8 +23,9 @@ AGED = timedelta(minutes=5)
 
 
 @pytest.fixture(autouse=True)
-def from_here_on(db: None) -> None:
-    """What earlier tests left in the ledger is none of ours."""
+def from_here_on(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What earlier tests left in the ledger is none of ours, and nobody writes beside us."""
+    monkeypatch.setattr(reconcile, "_SETTLED", timedelta(0))
     newest = Record.objects.order_by("-id").values_list("id", flat=True).first() or 0
     Mark.objects.update_or_create(name="intents", defaults={"low": newest, "high": newest, "found": 0})
 
@@ -68,6 +69,16 @@ def test_an_open_intent_is_closed_as_unknown_with_all_that_is_known(
     assert 299 <= detail["waited_seconds"] <= 302
     assert "1 calls with effects have no outcome" in caplog.text
     assert Mark.objects.get(name="intents").found == 1
+
+
+def test_a_look_at_once_after_another_passes_over_nothing_that_is_not_visible_yet(
+    write: Callable[..., uuid.UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("intent", call_id := uuid7())
+    with monkeypatch.context() as patch:
+        patch.setattr(reconcile, "_SETTLED", timedelta(seconds=15))
+        assert (look(), outcomes(call_id)) == (0, [])
+    assert (look(), outcomes(call_id)) == (1, ["unknown"])
 
 
 def test_it_is_closed_once(write: Callable[..., uuid.UUID]) -> None:

@@ -93,17 +93,34 @@ def test_a_torn_tail_takes_nothing_else_with_it(kept: Spool, tmp_path: Path, cut
     assert [path.suffix for path in (tmp_path / "spool").iterdir()] == [".damaged"]
 
 
-def test_an_entry_that_was_changed_with_its_checksum_is_not_taken(kept: Spool, tmp_path: Path) -> None:
-    forger = KeyRing({"k1": os.urandom(32)})
-    kept.append([make_row()])
-    kept._keys = forger
+def test_an_entry_of_another_key_or_a_later_version_is_not_taken_and_takes_nothing_with_it(
+    kept: Spool, tmp_path: Path
+) -> None:
+    first, later, last = make_row(), make_row(), make_row()
+    kept.append([first, later._replace(parameters=(*later.parameters, b""))])
+    ours, kept._keys = kept._keys, KeyRing({"k1": os.urandom(32)})
     kept.append([make_row(actor="mallory")])
+    kept._keys = ours
+    kept.append([last])
     abandon(kept)
     (left,) = Spool(tmp_path / "spool", ring()).left_behind()
     found, damaged = left.read()
-    assert len(found) == 1
+    assert [row.rid for row in found] == [first.rid, last.rid]
     assert damaged > 0
     left.release()
+
+
+def test_what_is_no_file_of_ours_keeps_nobody_from_the_others(kept: Spool, tmp_path: Path) -> None:
+    kept.append([make_row()])
+    abandon(kept)
+    folder = tmp_path / "spool"
+    (folder / "0.spool").mkdir()
+    (folder / "1.spool").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(folder / "2.spool")
+    found = Spool(folder, ring()).left_behind()
+    assert kept._path in [left.path for left in found]
+    for left in found:
+        left.release()
 
 
 def test_it_is_bounded(kept: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +296,23 @@ async def test_what_is_drained_is_written_once_and_is_on_record(
     await following.stop()
     assert [row[0] for row in await rows("call_id = %s", call_id)] == [row.rid for row in there]
     assert told == [("spool_drained", {"file": name, "records": 2, "refused": 0, "damaged_bytes": 0})]
+
+
+async def test_a_file_that_cannot_be_read_is_let_go_of_and_the_next_is_written(
+    committed_db: None, tmp_path: Path, kept: Spool
+) -> None:
+    kept.append([make_row(call_id=(call_id := uuid7()))])
+    abandon(kept)
+    os.mkfifo(pipe := tmp_path / "spool" / "0.spool")
+    following = await started(Spool(tmp_path / "spool", ring()))
+    async with asyncio.timeout(10):
+        while kept._path.exists():
+            await asyncio.sleep(0.02)
+    assert len(await rows("call_id = %s", call_id)) == 1
+    (left,) = Spool(tmp_path / "spool", ring()).left_behind()
+    assert left.path == pipe
+    left.release()
+    await following.stop()
 
 
 async def system_records(word: str) -> list[tuple[str, dict[str, object]]]:

@@ -15,6 +15,7 @@ from bench.chaos.site import Site
 from mcpsite.datadir import SUPERUSER
 
 POSTGRES, VALKEY = r"bin/postgres -", r"valkey-server"
+_WEB = r"mcpsite\.web"
 _EVERY_POSTGRES = r"bin/postgres -|^postgres: "
 _KEEP_FREE = 64 * 1024
 DISK_MB = 2048
@@ -42,6 +43,20 @@ def _frozen(pattern: str, least: float, most: float) -> Fault:
         site.send(signal.SIGCONT, victims)
 
     return fault
+
+
+def _all_killed(site: Site, dice: random.Random) -> None:
+    """SIGKILL to all that runs, as if the power had failed; what starts them again stays."""
+    site.send(signal.SIGKILL, site.processes(rf"{POSTGRES}|{VALKEY}|{_WEB}|manage\.py worker"))
+
+
+def _killed_in_need(site: Site, dice: random.Random) -> None:
+    """PostgreSQL stands still until outcomes go to the spool, and then the web workers die."""
+    victims = site.processes(_EVERY_POSTGRES)
+    site.send(signal.SIGSTOP, victims)
+    time.sleep(dice.uniform(1.2, 2.5))
+    site.send(signal.SIGKILL, site.processes(_WEB))
+    site.send(signal.SIGCONT, victims)
 
 
 def _locked(site: Site, dice: random.Random) -> None:
@@ -80,9 +95,12 @@ def _disk_full(site: Site, dice: random.Random) -> None:
 
 FAULTS: dict[str, tuple[str, Fault]] = {
     "postgres": ("kill -9 of PostgreSQL", _killed(POSTGRES)),
-    "web": ("kill -9 of a web worker", _killed(r"mcpsite\.web")),
+    "web": ("kill -9 of a web worker", _killed(_WEB)),
     "sealer": ("kill -9 of the sealer", _killed(r"worker sealer")),
     "jobs": ("kill -9 of the job worker", _killed(r"worker jobs")),
+    "agents": ("kill -9 of the agent worker", _killed(r"worker agents")),
+    "all": ("kill -9 of everything at once", _all_killed),
+    "need": ("kill -9 while records are in spools", _killed_in_need),
     "redis": ("kill -9 of Valkey", _killed(VALKEY)),
     "redis-away": ("Valkey does not answer", _frozen(VALKEY, 1.0, 3.0)),
     "frozen": ("PostgreSQL does not answer", _frozen(_EVERY_POSTGRES, 0.5, 4.0)),
