@@ -26,6 +26,7 @@ from agents.models import LONGEST_INPUT, Agent, ModelProvider, Run
 from agents.providers import ask_to_test, record_test
 from agents.runs import RunRefused, cancel_run, start_run
 from audit.doors import RecordedViewSet
+from gateway.api import TRACE, traceparent_of
 from tools.models import Toolset
 
 # What somebody is told to wait who follows too many runs.
@@ -304,7 +305,7 @@ class AgentViewSet(RecordedViewSet, viewsets.ModelViewSet[Agent]):
         with transaction.atomic():
             delete_agent(instance, door="rest", request=self.request)
 
-    @extend_schema(request=TaskSerializer, responses={202: RunSerializer})
+    @extend_schema(request=TaskSerializer, responses={202: RunSerializer}, parameters=[TRACE])
     @action(detail=True, methods=["post"])
     def runs(self, request: Request, name: str = "") -> Response:
         """Start a run. It is carried out by the agent worker; `Location` is where to follow it."""
@@ -317,6 +318,7 @@ class AgentViewSet(RecordedViewSet, viewsets.ModelViewSet[Agent]):
                 starter=_user(request),
                 door="rest",
                 request=request,
+                traceparent=traceparent_of(request),
             )
         except RunRefused as refusal:
             raise RunNotStarted(refusal) from refusal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 
 from django.conf import settings
@@ -127,7 +128,7 @@ class Agent(models.Model):
 
 
 class Run(models.Model):
-    """One task given to an agent. Its id, as 32 hexadecimal digits, is the trace id of all that it causes."""
+    """One task given to an agent. All that it causes has one trace id: that of who started it, or the run's own."""
 
     class Status(models.TextChoices):
         """Where it is."""
@@ -156,6 +157,7 @@ class Run(models.Model):
     input_tokens = models.PositiveBigIntegerField(default=0)
     output_tokens = models.PositiveBigIntegerField(default=0)
     tokens_estimated = models.BooleanField(default=False, help_text="Whether the provider did not say how many.")
+    traceparent = models.CharField(max_length=55, blank=True, editable=False, help_text="W3C trace of who started it.")
     job_id = models.BigIntegerField(null=True)
     heartbeat_at = models.DateTimeField(null=True)
     cancel_requested_at = models.DateTimeField(null=True)
@@ -185,7 +187,11 @@ class Run(models.Model):
     @property
     def trace_id(self) -> str:
         """The W3C trace id that its records carry."""
-        return self.pk.hex
+        return self.traceparent[3:35] or self.pk.hex
+
+    def child_trace(self) -> str:
+        """The `traceparent` of a call of the run, with a span of its own."""
+        return f"00-{self.trace_id}-{os.urandom(8).hex()}-{self.traceparent[53:55] or '01'}"
 
     @property
     def tokens(self) -> int:

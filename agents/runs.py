@@ -47,8 +47,13 @@ class Ending:
     output: str | None = None
 
 
-def start_run(agent: Agent, text: str, *, starter: User, door: str, request: Any = None) -> Run:
-    """Queue a run, in one transaction with its job and its record. Raises RunRefused and ValidationError."""
+def start_run(
+    agent: Agent, text: str, *, starter: User, door: str, request: Any = None, traceparent: str | None = None
+) -> Run:
+    """Queue a run, in one transaction with its job and its record; it continues the trace that it was started in.
+
+    Raises RunRefused and ValidationError.
+    """
     text = validate_input(text)
     if not agent.enabled:
         raise RunRefused("agent_disabled", f"The agent {agent.name} is switched off.")
@@ -60,7 +65,13 @@ def start_run(agent: Agent, text: str, *, starter: User, door: str, request: Any
             raise RunRefused(
                 "too_many_runs", f"{_MOST_UNFINISHED} runs of yours are not finished: wait for one of them, or cancel."
             )
-        run = Run(agent=agent, started_by=starter, on_behalf_of=starter.username, input=text)
+        run = Run(
+            agent=agent,
+            started_by=starter,
+            on_behalf_of=starter.username,
+            input=text,
+            traceparent=(traceparent or "")[:55],
+        )
         run.job_id = app.configure_task(EXECUTE, queue=QUEUE, allow_unknown=False).defer(run_id=str(run.pk))
         run.save(force_insert=True)
         _record(run, code="run_queued", door=door, request=request, actor=starter, arguments=text.encode())

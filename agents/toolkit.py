@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import uuid
 from collections.abc import Iterable
@@ -124,7 +123,8 @@ class Toolkit:
             client=self._run.agent.name,
             # One trace for the run, one span for the step: upstreams can be told apart by them as well.
             request_id=str(step_id),
-            traceparent=f"00-{self._run.trace_id}-{os.urandom(8).hex()}-01",
+            traceparent=self._run.child_trace(),
+            notes={"run": str(self._run.pk)},
         )
         try:
             answer = await self._gateway.pipeline.call(call)

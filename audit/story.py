@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from typing import Any
-from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
@@ -33,7 +32,7 @@ _MOST_RELATED = 20
 _REQUEST_LASTS = timedelta(hours=1)
 _EFFECTS = {"read": ("Reads only", "green"), "write": ("Writes", "orange"), "destructive": ("Destroys", "red")}
 _GOOD = frozenset({"ok", "create", "update", "delete", "sync", "test", "login", "logout", "token_created"})
-_TOLD_ELSEWHERE = frozenset({"changes", "message", "label", "links", "action"})
+_TOLD_ELSEWHERE = frozenset({"changes", "message", "label", "links", "action", "run"})
 _DONE = {"create": "created", "update": "changed", "delete": "deleted", "test": "tested", "sync": "synchronised"}
 
 
@@ -146,9 +145,9 @@ class Story:
 
     @property
     def _run(self) -> str:
-        """The agent's run that the record belongs to, which its trace is named for."""
-        record = self.record
-        return str(UUID(record.trace_id)) if record.door == "agent" and record.trace_id else ""
+        """The agent's run that the record belongs to."""
+        about = self.record.object_id if self.record.object_type == RUN else self.detail.get("run")
+        return str(about or "")
 
     @property
     def asked(self) -> list[Fact]:

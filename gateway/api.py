@@ -89,6 +89,7 @@ class CallNotRepeated(exceptions.APIException):
 
 
 _TEXT = OpenApiTypes.STR
+TRACE = OpenApiParameter("traceparent", _TEXT, OpenApiParameter.HEADER, description="W3C trace context.")
 _CALL_HEADERS = [
     OpenApiParameter(
         "Idempotency-Key",
@@ -97,7 +98,7 @@ _CALL_HEADERS = [
         description="A string in quotes: however often the call is sent under it, the tool is called once.",
         examples=[OpenApiExample("A UUID", '"8e03978e-40d5-43e8-bc93-6894a57f9324"')],
     ),
-    OpenApiParameter("traceparent", _TEXT, OpenApiParameter.HEADER, description="W3C trace context."),
+    TRACE,
     OpenApiParameter(
         "Idempotent-Replayed",
         _TEXT,

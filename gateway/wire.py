@@ -37,7 +37,7 @@ _ROUTING = (b"mcp-protocol-version", b"mcp-method", b"mcp-name")
 _SENTINEL = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
 _LONGEST_ID = 256
 _MOST_LEVELS = 240
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 Id = str | int | None
 

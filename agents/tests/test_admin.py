@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from django.contrib.auth.models import Permission
 from django.test import Client
@@ -213,6 +215,8 @@ def test_a_provider_of_a_stronger_agent_can_only_be_looked_at(role):
 def test_the_story_of_a_record_leads_to_the_run_that_it_belongs_to(root: Client, role: Role) -> None:
     starter = User.objects.get(username="root")
     run = start_run(make_agent(role, make_provider()), "Write.", starter=starter, door="admin")
-    call = record(Entry(kind="call", code="ok", door="agent", actor="agent-clerk-agent", trace_id=run.trace_id))
+    call = record(
+        Entry(kind="call", code="ok", door="agent", actor="agent-clerk-agent", detail=json.dumps({"run": str(run.pk)}))
+    )
     page = root.get(f"/admin/audit/record/{Record.objects.get(rid=call).pk}/change/").content.decode()
     assert f"/admin/agents/run/{run.pk}/change/" in page

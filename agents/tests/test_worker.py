@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
+import uuid
 from datetime import timedelta
 
 import pytest
-from django.db import OperationalError
+from django.contrib.auth.models import Permission
+from django.db import OperationalError, connection
 from django.utils import timezone
 from procrastinate.contrib.django import app
+from rest_framework.test import APIClient
 
 from access.models import User
 from agents.models import Agent, Run, Step
@@ -19,6 +24,12 @@ from agents.worker import STOPPED
 from audit.ledger import LedgerUnavailable
 from audit.models import Record
 from gateway.tests.conftest import records
+from tools.connectors.base import Source
+from tools.connectors.sql import SqlConnector, SqlOptions
+from tools.egress import Egress, Rule
+from tools.tests.database import make_tool
+
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 
 pytestmark = pytest.mark.usefixtures("company")
 
@@ -50,6 +61,48 @@ async def test_every_step_leads_to_its_record(worker, agent, starter):
     assert [each.code for each in told] == codes
     assert {each.object_id for each in told} == {str(run.pk)}
     assert [each.rid for each in told if each.code == "model_answered"] == [asked.record_id, said.record_id]
+
+
+async def test_a_trace_goes_on_from_who_started_the_run_into_the_log_of_a_database(worker, agent, starter, monkeypatch):
+    """REST → run → steps → calls → comment of the statement."""
+    own_text = make_tool("SELECT query FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+    known = connection.settings_dict
+    reached = {"host": known["HOST"], "port": int(known["PORT"]), "database": known["NAME"], "user": known["USER"]}
+    options = SqlOptions.model_validate({**reached, "password": known["PASSWORD"], "tls": "disable"})
+    place = f"unix:{known['HOST']}" if known["HOST"].startswith("/") else f"{known['HOST']}/32"
+    database = SqlConnector(Source(uuid.uuid4(), "shop", options, 5), Egress([Rule.parse(place, None)]))
+    asked = database.call
+    monkeypatch.setattr(database, "call", lambda spec, arguments, context: asked(own_text, {}, context))
+    worker.gateway.pipeline._connector = lambda tool: database
+    started = await in_thread(lambda: started_by_rest(agent, starter, TRACE))
+    await worker.execute(started.pk)
+    await database.close()
+    trace_id = TRACE[3:35]
+    assert started.trace_id == trace_id
+    told = await records(trace_id=trace_id)
+    assert [each.kind for each in told] == ["agent", "agent", "agent", "call", "agent", "agent"]
+    [call] = [each for each in told if each.kind == "call"]
+    assert json.loads(call.detail)["run"] == str(started.pk)
+    _, step, _ = await steps_of(started)
+    assert (step.call_id, str(step.id)) == (call.call_id, call.request_id)
+    text = step.content["result"]
+    assert f"call='{call.call_id}'" in text
+    [(version, trace, span, flags)] = re.findall(r"traceparent='(\w\w)-(\w{32})-(\w{16})-(\w\w)'", text)
+    assert (version, trace, flags) == ("00", trace_id, "00")
+    assert span != TRACE[36:52]
+
+
+def started_by_rest(agent: Agent, starter: User, trace: str) -> Run:
+    starter.user_permissions.add(Permission.objects.get(codename="run_agent"))
+    client = APIClient()
+    client.force_authenticate(starter)
+    answer = client.post(
+        f"/api/v1/agents/{agent.name}/runs/", {"input": "Write to a@example.com."}, headers={"traceparent": trace}
+    )
+    assert answer.status_code == 202, answer.json()
+    run = Run.objects.get(pk=answer.json()["id"])
+    assert answer.json()["trace_id"] == run.trace_id
+    return run
 
 
 async def test_a_refusal_is_for_the_model_to_read(worker, company, starter):
