@@ -19,7 +19,7 @@ from access.attempts import WINDOW_SECONDS, TooManyAttempts
 from access.login import LoginRefused, log_in, record_auth, record_token
 from access.models import ApiToken, Grant, Role, Scope, User
 from access.privileges import assignable_permissions, manageable, may_edit_role, may_manage
-from access.rest import CHALLENGE
+from access.rest import CHALLENGE, token_refused
 from access.user_api import PermissionField
 from audit.changes import differences, stored
 from audit.conditions import Guarded
@@ -105,7 +105,7 @@ class RefreshView(_Public):
             record_auth(request, "refresh_reused", door="rest", actor=refused.user, token=session)
             raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
         except tokens.InvalidToken as refused:
-            raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
+            raise token_refused(request) from refused
         claims = tokens.claims_of(pair["access"])
         user = User.objects.get(pk=claims.user_id)
         record_auth(request, "token_refreshed", door="rest", actor=user, token=f"session {claims.session[:8]}")
@@ -128,7 +128,7 @@ class VerifyView(_Public):
         try:
             tokens.user_of(tokens.claims_of(self.body(request, VerifySerializer)["token"]))
         except tokens.InvalidToken as refused:
-            raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
+            raise token_refused(request) from refused
         return Response({})
 
 
@@ -151,7 +151,7 @@ class RevokeView(_Public):
                 user = User.objects.filter(pk=claims.user_id).first()
                 record_auth(request, "logout", door="rest", actor=user, token=f"session {claims.session[:8]}")
         except tokens.InvalidToken as refused:
-            raise exceptions.AuthenticationFailed("The token is not valid.", code=refused.code) from refused
+            raise token_refused(request) from refused
         return Response({})
 
 

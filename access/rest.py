@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 from django.conf import settings
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import DataError, IntegrityError, InterfaceError, InternalError, OperationalError
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, InternalError, OperationalError
 from django.db.models.deletion import ProtectedError, RestrictedError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions, status
@@ -63,8 +63,8 @@ class BearerAuthentication(BaseAuthentication):
         token = raw.strip().decode("latin-1")
         found = _known(token, address_of(request._request))
         if found is None:
-            _note_turned_away(request, token)
-            raise exceptions.AuthenticationFailed("The token is not valid.", code="invalid_token")
+            reason = tokens.why_refused(token) if token.startswith(tokens.PREFIX) else "unknown"
+            raise token_refused(request, reason, token)
         return found
 
     def authenticate_header(self, request: Request) -> str:
@@ -86,12 +86,17 @@ def _known(raw: str, address: str | None) -> tuple[User, Credential] | None:
         return None
 
 
-def _note_turned_away(request: Request, raw: str) -> None:
+def token_refused(request: Request, reason: str = "unknown", raw: str = "") -> exceptions.AuthenticationFailed:
+    """The answer to a token that is not valid, which is on record."""
+    _note_turned_away(request, reason, raw)
+    return exceptions.AuthenticationFailed("The token is not valid.", code=tokens.InvalidToken.code)
+
+
+def _note_turned_away(request: Request, reason: str, raw: str = "") -> None:
     """One record for each address and minute, which says how many more there were."""
     before = turned_away().take(source_of(address_of(request._request)))
     if before is None:
         return
-    reason = tokens.why_refused(raw) if raw.startswith(tokens.PREFIX) else "unknown"
     detail = {"reason": reason} | ({"unrecorded_before": before} if before else {})
     record_event(
         Record.Kind.AUTH,
@@ -225,6 +230,8 @@ def problem(exc: Exception, context: Mapping[str, Any]) -> Response | None:
     known = _api_exception(exc)
     if known is None:
         return None
+    if isinstance(known, exceptions.NotAuthenticated):
+        _note_nobody(context["request"])
     headers = {}
     if challenge := getattr(known, "auth_header", None):
         headers["WWW-Authenticate"] = challenge
@@ -240,6 +247,14 @@ def problem(exc: Exception, context: Mapping[str, Any]) -> Response | None:
         body = problem_body(code, known.status_code, str(known.detail), request_id)
     body.update(getattr(known, "members", {}))
     return ProblemResponse(body, status=known.status_code, headers=headers)
+
+
+def _note_nobody(request: Request) -> None:
+    """Record that somebody came without a token. The refusal stands also when the database is away."""
+    try:
+        _note_turned_away(request, "none")
+    except DatabaseError as error:
+        logger.warning("a request without a token is not on record: %s", str(error).partition("\n")[0])
 
 
 class Unavailable(exceptions.APIException):

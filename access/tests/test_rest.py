@@ -87,6 +87,21 @@ def test_a_flood_of_bad_tokens_is_one_record_an_address():
     assert refusals() == [(None, "deny", {"reason": "unknown"})] * 2
 
 
+@pytest.mark.parametrize(
+    ("send", "reason"),
+    [
+        (lambda client: client.get(TOOLS), "none"),
+        (lambda client: client.post("/api/v1/auth/token/refresh/", {"refresh": "a.b.c"}), "unknown"),
+        (lambda client: client.post("/api/v1/auth/token/verify/", {"token": "a.b.c"}), "unknown"),
+        (lambda client: client.post("/api/v1/auth/token/revoke/", {"refresh": "a.b.c"}), "unknown"),
+    ],
+)
+def test_whoever_has_no_token_or_one_of_no_session_is_on_record_too(send, reason):
+    client = APIClient()
+    assert [send(client).status_code for _ in range(3)] == [401] * 3
+    assert refusals() == [(None, "deny", {"reason": reason})]
+
+
 def test_a_bad_token_does_not_fall_back_to_the_session():
     client = Client()
     client.force_login(User.objects.create_superuser("root"))

@@ -340,6 +340,20 @@ def test_relative_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), f"{page.name} links to {link}: there is no such heading"
 
 
+def test_what_the_ledger_promises_is_written_where_it_says_and_tested():
+    """Rows name files of the project, and tests that there are."""
+    rows = re.findall(
+        r"^\|[^|]*\|[^|]*\|([^|]*)\|((?: `\w[^`|]*::test_\w+`,?)+) \|$", text("evidence.md"), re.MULTILINE
+    )
+    assert len(rows) == len(re.findall(r"^\|.*::test_", text("evidence.md"), re.MULTILINE)) > 20
+    assert [
+        each for written, _ in rows for each in re.findall(r"`([^`]+)`", written) if not (ROOT / each).exists()
+    ] == []
+    named = [tuple(each.split("::")) for _, tests in rows for each in re.findall(r"`([^`]+)`", tests)]
+    defined = {path: (ROOT / path).read_text(encoding="utf-8") for path, _ in named}
+    assert [each for each in named if f"def {each[1]}(" not in defined[each[0]]] == []
+
+
 def test_every_picture_is_made_by_the_command_and_shown():
     kept = {path.stem for path in (DOCS / "images").glob("*.png")}
     assert kept == {picture.name for picture in PICTURES}
