@@ -103,14 +103,14 @@ def measure(
     )
     try:
         generator.warm_up(job)
-        before, watch = tree(target.pid), _Watch()
+        before, watch = tree(target.pid), Watch()
         result = generator.measure()
         return _divide(target, connections, before, tree(target.pid), result, watch.others())
     except BenchError as error:
         raise BenchError(f"{target.name}, {connections} connections: {error}") from error
 
 
-class _Watch:
+class Watch:
     """How much of the machine others use, from now on."""
 
     def __init__(self) -> None:

@@ -88,7 +88,7 @@ def tree(root: int) -> dict[Group, list[Process]]:
 
 
 def _group(process: Process, above: Group) -> Group:
-    if above is Group.SEALING or _SEALING.search(_command(process.pid)):
+    if above is Group.SEALING or _SEALING.search(command_of(process.pid)):
         return Group.SEALING
     for start, group in _ENGINES.items():
         if process.name.startswith(start):
@@ -96,7 +96,8 @@ def _group(process: Process, above: Group) -> Group:
     return above
 
 
-def _command(pid: int) -> bytes:
+def command_of(pid: int) -> bytes:
+    """Its program and arguments, each with a NUL after it; empty when it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):

@@ -14,11 +14,13 @@ Pick = Callable[[Measurement], float]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One promise and how it stands; `value` is None when its targets were not measured."""
+    """One promise and how it stands; `value` is None when its targets were not measured. Without a limit it is a figure
+    to compare others with.
+    """
 
     work: str
     value: float | None
-    limit: float
+    limit: float | None = None
     at_least: bool = False
 
     @property
@@ -26,6 +28,8 @@ class Goal:
         """Whether it is reached."""
         if self.value is None:
             return "not measured"
+        if self.limit is None:
+            return ""
         return "reached" if (self.value >= self.limit if self.at_least else self.value <= self.limit) else "MISSED"
 
 
@@ -156,8 +160,9 @@ def goals_table(all_goals: list[Goal]) -> str:
     """One line for each goal."""
     rows: list[tuple[str, ...]] = [("goal", "measured", "wanted", "")]
     for goal in all_goals:
-        value = "-" if goal.value is None else f"{goal.value:.3g}"
-        rows.append((goal.work, value, f"{'≥' if goal.at_least else '≤'} {goal.limit:g}", goal.verdict))
+        value = "-" if goal.value is None else f"{goal.value:,.0f}" if goal.value >= 1000 else f"{goal.value:.3g}"
+        wanted = "" if goal.limit is None else f"{'≥' if goal.at_least else '≤'} {goal.limit:g}"
+        rows.append((goal.work, value, wanted, goal.verdict))
     return _aligned(rows, left=1)
 
 
