@@ -5,7 +5,6 @@ from __future__ import annotations
 from django.contrib import admin
 from django.contrib.auth.decorators import login_required
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.routers import APIRootView, DefaultRouter
 
@@ -24,7 +23,7 @@ from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
 from mcpsite import auditing, health, landing, palette
 from mcpsite import pages as site_pages
-from mcpsite.api import DoctorView
+from mcpsite.api import DoctorView, SchemaView
 from tools import api as tools_api
 
 handler400 = "mcpsite.errors.bad_request"
@@ -81,7 +80,7 @@ api = [
     path("audit/keys/", proofs_api.KeysView.as_view(), name="ledger-keys"),
     path("audit/verify.py", proofs_api.VerifierView.as_view(), name="verifier"),
     path("doctor/", DoctorView.as_view(), name="doctor"),
-    path("schema/", SpectacularAPIView.as_view(permission_classes=[IsAuthenticated]), name="api-schema"),
+    path("schema/", SchemaView.as_view(), name="api-schema"),
     *resources.urls,
 ]
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import types
 import warnings
 from typing import Any, cast
 
@@ -71,15 +72,31 @@ def serve(listener: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listener])
 
 
+def do_without() -> None:
+    """Keep four megabytes of packages out that others import and nothing here uses: for tests, for code in pages of
+    REST framework, for traces, and for a check of DNS servers.
+    """
+    for optional in ("requests", "jinja2", "pygments", "opentelemetry"):
+        sys.modules.setdefault(optional, cast(Any, None))
+    import dns.rdatatype  # noqa: F401 - the check's defaults are of it
+
+    for name in ("dns.asyncresolver", "dns.nameserver"):
+        module = types.ModuleType(name)
+        vars(module)["Nameserver"] = object
+        sys.modules.setdefault(name, module)
+
+
 def import_site() -> None:
     """Import all that the first request would, so that it need not wait for it."""
-    # REST framework takes it for its test client when it is there, as it is for agents: five megabytes.
-    sys.modules.setdefault("requests", cast(Any, None))
+    do_without()
     from django.urls import get_resolver
 
     import mcpsite.asgi  # noqa: F401 - sets Django up
 
     len(get_resolver().url_patterns)
+    from mcpsite.api import described
+
+    described()
     # What is loaded now lives as long as the process: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.conf import settings
+from django.db.migrations.loader import MigrationLoader
 from django.test import AsyncRequestFactory, RequestFactory
 
 from audit.durability import complaint
@@ -173,6 +174,10 @@ async def test_a_site_that_is_not_ready_says_why():
     status, body, _ = await ask(health.ready, **{"mcpsite.gateway": Ready(False)})
     assert (status, body["reasons"]) == (503, ["The gateway is not ready."])
     assert (await ask(health.ready))[0] == 503
+
+
+def test_migrations_are_known_by_their_files_as_django_knows_them():
+    assert health._known_migrations() == frozenset(MigrationLoader(None).graph.nodes)
 
 
 async def test_unapplied_migrations_keep_a_site_from_being_ready(monkeypatch):

@@ -59,7 +59,7 @@ class Up:
                 preexec_fn=dying_with_us(),
                 **self.popen_options,
             )
-        wait_for(lambda: re.search(expect, self.said) or self.ended, lambda: self.said)
+        wait_for(lambda: re.search(expect, self.said) or self.ended, lambda: self.said, seconds=180)
         assert not self.ended, self.said
 
     @property
