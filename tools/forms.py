@@ -200,6 +200,16 @@ def tool_form(tool: Tool) -> type[ToolForm]:
     return type("ToolForm", (_with_instance(ToolForm, tool),), fields | recording_fields(tool))
 
 
+def declared_fields(form: type[Any]) -> list[str]:
+    """The names of what the connector asks for."""
+    return [name for name in form.base_fields if name.startswith((PREFIX, CLEAR))]
+
+
+def recorded_fields(form: type[Any]) -> list[str]:
+    """The names of what says what the ledger keeps."""
+    return [name for name in form.base_fields if name.startswith(RECORDED)]
+
+
 def _with_instance(base: Any, made: Any) -> Any:
     """A form that starts from `made` where the admin gives it no instance."""
 

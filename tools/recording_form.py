@@ -16,6 +16,7 @@ from audit.theme import with_code
 from tools.models import DataSource, Tool
 from tools.recording import TREATMENTS, Policy, PolicyRefused, checked, compiled, effective
 
+RECORDED_TITLE = "What the ledger keeps"
 RECORDED = "recorded_"
 _BY_NUMBER = RECORDED + "argument_"
 _MOST_ARGUMENTS = 40
