@@ -44,7 +44,7 @@ from audit.outside.admin import AnchorAdmin as AnchorAdmin
 from audit.packs.admin import EvidencePackAdmin as EvidencePackAdmin
 from audit.privacy.admin import PrivacyAdmin as PrivacyAdmin
 from audit.sealing.admin import HeadAdmin as HeadAdmin
-from audit.story import Story, address_of, milliseconds
+from audit.story import Story, address_of, colour_of, milliseconds
 from audit.streams.admin import StreamAdmin as StreamAdmin
 from audit.theme import badge, display
 from audit.timeline import MOST_COUNTED, Bar, Drawing, Timeline, draw, span, timeline_of
@@ -60,7 +60,6 @@ KIND_COLOURS = {
     "agent": "grey",
     "system": "grey",
 }
-_GOOD = frozenset({"ok", "create", "update", "delete", "login", "logout", "token_created"})
 _LABEL = re.compile(r'"label":"((?:[^"\\]|\\.)*)"')
 
 
@@ -306,12 +305,8 @@ class RecordAdmin(ReadOnlyAdmin):
 
     @display(description="Result")
     def result(self, record: Record) -> SafeString:
-        """Decision and code, coloured by whether it went well."""
-        if record.decision == Record.Decision.DENY:
-            return badge(record.code, "red", "Denied")
-        if record.kind == Record.Kind.INTENT:
-            return badge(record.code, "grey", "Announced")
-        return badge(record.code, "green" if record.code in _GOOD else "orange", "Allowed")
+        """The code, coloured by what became of it."""
+        return badge(record.code, colour_of(record), record.get_decision_display() or "")
 
     @display(description="Duration")
     def took(self, record: Record) -> str:

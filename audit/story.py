@@ -31,7 +31,22 @@ _MOST_RELATED = 20
 # Requests are answered, or given up, long before.
 _REQUEST_LASTS = timedelta(hours=1)
 _EFFECTS = {"read": ("Reads only", "green"), "write": ("Writes", "orange"), "destructive": ("Destroys", "red")}
-_GOOD = frozenset({"ok", "create", "update", "delete", "sync", "test", "login", "logout", "token_created"})
+_CALLS = (Record.Kind.CALL, Record.Kind.OUTCOME)
+# What nobody should pass over in a list.
+_ALARMS = frozenset(
+    {
+        "head_behind",
+        "head_forked",
+        "head_inconsistent",
+        "ledger_faulty",
+        "ledger_not_sealed",
+        "ledger_records_refused",
+        "record_refused",
+        "refresh_reused",
+        "stream_alarm",
+        "unknown",
+    }
+)
 _TOLD_ELSEWHERE = frozenset({"changes", "message", "label", "links", "action", "run"})
 _DONE = {"create": "created", "update": "changed", "delete": "deleted", "test": "tested", "sync": "synchronised"}
 
@@ -368,15 +383,28 @@ class Story:
 
 def verdict_of(record: Record) -> SafeString:
     """Decision and code as a coloured word."""
+    return badge(_word_of(record), colour_of(record))
+
+
+def _word_of(record: Record) -> str:
     if record.decision == Record.Decision.DENY:
-        return badge("Refused", "red")
+        return "Refused"
     if record.kind == Record.Kind.INTENT:
-        return badge("Announced", "grey")
+        return "Announced"
     if record.code == "unknown":
-        return badge("Unknown", "red")
-    if record.kind in (Record.Kind.CALL, Record.Kind.OUTCOME):
-        return badge("Carried out", "green") if record.code == "ok" else badge("Failed", "orange")
-    return badge("Recorded", "green" if record.code in _GOOD else "orange")
+        return "Unknown"
+    if record.kind in _CALLS:
+        return "Carried out" if record.code == "ok" else "Failed"
+    return "Recorded"
+
+
+def colour_of(record: Record) -> str:
+    """Red for what was refused or is an alarm, orange for what failed, green for a call that went well, else grey."""
+    if record.decision == Record.Decision.DENY or record.code in _ALARMS:
+        return "red"
+    if record.kind in _CALLS:
+        return "green" if record.code == "ok" else "orange"
+    return "orange" if record.code.endswith("_failed") else "grey"
 
 
 def address_of(key: int) -> str:

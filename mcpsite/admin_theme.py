@@ -54,7 +54,7 @@ UNFOLD: dict[str, Any] = {
     "BORDER_RADIUS": "6px",
     "COLORS": {"primary": _PRIMARY},
     "STYLES": [lambda request: static("mcpsite/admin.css"), lambda request: static("mcpsite/pages.css")],
-    "SCRIPTS": [lambda request: static("mcpsite/names.js")],
+    "SCRIPTS": [lambda request: static("mcpsite/names.js"), lambda request: static("mcpsite/lists.js")],
     "ENVIRONMENT": environment,
     "ENVIRONMENT_TITLE_PREFIX": environment_title,
     "DASHBOARD_CALLBACK": "mcpsite.dashboard.fill",
