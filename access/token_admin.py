@@ -126,6 +126,7 @@ class ApiTokenAdmin(BulkAdmin):
         context = {
             **self.admin_site.each_context(request),
             "title": "The token is ready",
+            "doing": "New token",
             "opts": self.opts,
             "token": obj,
             "secret": obj.secret_to_show,

@@ -395,6 +395,7 @@ def run_page(
     context = {
         **site.each_context(request),
         "title": f"Run {agent.name}" if run is None else f"Run of {agent.name}",
+        "doing": "Run" if run is None else "",
         "opts": (Agent if run is None else Run)._meta,
         "original": agent if run is None else run,
         "agent": agent,

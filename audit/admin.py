@@ -275,9 +275,9 @@ class RecordAdmin(ReadOnlyAdmin):
 
     # --- What the list shows ------------------------------------------------------------------------------------------
 
-    @display(description="Time")
+    @display(description="Time (UTC)")
     def time(self, record: Record) -> str:
-        """To the second, in the site's time zone."""
+        """To the second."""
         return f"{record.at:%Y-%m-%d %H:%M:%S}"
 
     @display(description="Event")

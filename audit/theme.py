@@ -53,8 +53,8 @@ _COLOURS = {
 def badge(text: str, colour: str = "grey", title: str = "") -> SafeString:
     """A small coloured label; `colour` is green, red, orange, blue or grey."""
     return format_html(
-        '<span class="badge inline-block font-semibold h-6 leading-6 px-2 rounded-default text-[11px] whitespace-nowrap {}"'
-        ' title="{}">{}</span>',
+        '<span class="badge inline-block font-semibold h-6 leading-6 px-2 rounded-default text-[11px] whitespace-nowrap'
+        ' {}" title="{}">{}</span>',
         _COLOURS[colour],
         title,
         text,

@@ -253,6 +253,7 @@ def _page(request: HttpRequest, asked: Asked, **more: Any) -> HttpResponse:
     context = {
         **admin.site.each_context(request),
         "title": f"Try {tool.name}",
+        "doing": "Try",
         "opts": Tool._meta,
         "original": tool,
         "tool": tool,

@@ -38,6 +38,8 @@ class EventInline(BaseTabularInline):
     fields = readonly_fields = ("at", "type")
     extra = max_num = 0
     can_delete = False
+    hide_title = True
+    verbose_name_plural = "events"
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whoever sees the job."""
@@ -48,7 +50,7 @@ class EventInline(BaseTabularInline):
 class JobAdmin(ReadOnlyAdmin):
     """Background jobs: what waits, runs, succeeded and failed."""
 
-    list_display = ("id", "task_name", "shown_status", "queue_name", "attempts", "scheduled_at")
+    list_display = ("task_name", "shown_status", "queue_name", "attempts", "scheduled_at", "id")
     list_filter = (("status", ChoicesDropdownFilter),)
     list_filter_submit = True
     search_fields = ("task_name", "lock", "queueing_lock")

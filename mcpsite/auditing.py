@@ -25,7 +25,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     listed, numbers = reverse("admin:audit_record_changelist"), counts()
     context: dict[str, Any] = {
         **admin.site.each_context(request),
-        "title": "Audit",
+        "title": "Audit overview",
         "checks": checks(),
         "views": [(view, f"{listed}?{view.address}", numbers[view.name]) for view in VIEWS],
         "places": [place for title, places in GROUPS if title in AUDIT for place in opened(request, places)],

@@ -296,6 +296,7 @@ class ToolsetAdmin(RecordedAdmin):
         context = {
             **self.admin_site.each_context(request),
             "title": f"Connect a client to {toolset.name}",
+            "doing": "Connect a client",
             "opts": self.opts,
             "original": toolset,
             "endpoint": clients.endpoint(toolset.name),

@@ -98,6 +98,7 @@ class ArchiveAdmin(OwnFiltersOnly):
         context = {
             **self.admin_site.each_context(request),
             "title": f"Make an {self.opts.verbose_name}",
+            "doing": "Add",
             "opts": self.opts,
             "problem": problem,
             **self.asked(request),
