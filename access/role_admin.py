@@ -42,6 +42,15 @@ class GrantInline(BaseTabularInline):
         return formset
 
 
+# What a role consists of besides, by the names under which Django tells of it.
+_UNKNOWN = {"Group": "groups", "User-group relationship": "user-group relationships"}
+
+
+def _known(entries: list[Any]) -> list[Any]:
+    kept = [each for each in entries if isinstance(each, list) or str(each).partition(":")[0] not in _UNKNOWN]
+    return [_known(each) if isinstance(each, list) else each for each in kept]
+
+
 @admin.register(Role)
 class RoleAdmin(RecordedAdmin):
     """Roles: Django permissions for the admin and REST, grants for the calls of tools."""
@@ -74,6 +83,14 @@ class RoleAdmin(RecordedAdmin):
         """Not one's own role, and none that holds more than the editor."""
         allowed = super().has_delete_permission(request, obj)
         return allowed and (not isinstance(obj, Role) or may_edit_role(request.user, obj))
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """As Django collects them, without the group that a role also is, and with names for who loses it."""
+        roles = list(objs)
+        going, counts, missing, protected = super().get_deleted_objects(roles, request)
+        losing = User.objects.filter(groups__in=roles).order_by("username")
+        counts = {name: number for name, number in counts.items() if str(name).lower() not in _UNKNOWN.values()}
+        return [*_known(going), *(f"Loses the role: {each}" for each in losing)], counts, missing, protected
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Who may only look is shown the permissions as a table."""

@@ -243,6 +243,15 @@ def test_grants_in_a_role_are_recorded_and_stand_in_its_history():
     assert Record.objects.filter(object_id=str(grant.pk)).first().code == "delete"
 
 
+def test_before_a_role_is_deleted_its_page_names_who_loses_it():
+    client, role = make_root(), make_role("support", tag="desk")
+    User.objects.create_user("maria").groups.add(role)
+    page = client.get(url_of(role, "delete")).content.decode()
+    assert "Loses the role: maria" in page
+    assert "support → tag desk" in page
+    assert "User-group relationship" not in page
+
+
 def test_a_role_shows_what_it_comes_to():
     client, role = make_root(), make_role("support", tag="desk")
     source = DataSource.objects.create(name="office", kind="mcp", options={"url": "https://example.com/mcp"})

@@ -19,6 +19,7 @@ from audit.codes import MEANINGS, meaning_of
 from audit.entry import Entry
 from audit.ledger import record
 from audit.models import Record
+from audit.story import colour_of
 from keyring import keys
 from tools.definitions import publish
 from tools.models import DataSource, Tool
@@ -55,6 +56,27 @@ def make_tool(name: str = "send_reply") -> Tool:
     tool = Tool.objects.create(source=source, name=name, effect="write")
     publish(tool, {"name": name, "inputSchema": {"type": "object"}})
     return tool
+
+
+# --- Its colour -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "decision", "code", "colour"),
+    [
+        ("call", "allow", "ok", "green"),
+        ("outcome", "allow", "tool_error", "orange"),
+        ("outcome", "allow", "unknown", "red"),
+        ("intent", "allow", "intended", "grey"),
+        ("denied", "deny", "not_granted", "red"),
+        ("auth", "deny", "invalid_credentials", "red"),
+        ("agent", None, "run_succeeded", "grey"),
+        ("agent", None, "run_failed", "orange"),
+        ("system", None, "ledger_faulty", "red"),
+    ],
+)
+def test_the_colour_says_what_became_of_it(kind, decision, code, colour):
+    assert colour_of(Record(kind=kind, decision=decision, code=code)) == colour
 
 
 # --- What is told ----------------------------------------------------------------------------------------------------

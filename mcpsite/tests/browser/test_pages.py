@@ -37,6 +37,7 @@ NARROW_PAGES = [
     "/admin/tools/tool/",
     "/admin/access/role/add/",
     "/admin/audit/record/",
+    "/admin/audit/head/",
     "/admin/audit/evidencepack/add/",
 ]
 LARGEST_MB = 150
@@ -74,6 +75,13 @@ def test_a_page_looks_right_on_a_phone(phone: Visitor, path: str) -> None:
     phone.complaints.clear()
     phone.open(path)
     phone.looks_right()
+
+
+def test_a_record_on_a_phone_is_a_card_of_two_lines(phone: Visitor) -> None:
+    phone.open("/admin/audit/record/?kind__exact=call")
+    heights = [row.bounding_box() for row in phone.page.locator("#result_list .data-row").all()]
+    assert heights
+    assert max(box["height"] for box in heights if box) < 80
 
 
 def test_a_web_worker_stays_small_when_the_admin_is_used(admin: Visitor) -> None:
