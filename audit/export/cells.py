@@ -17,7 +17,8 @@ from audit.export.lines import Line
 
 # What spreadsheets take for a sign, with the wide forms that East Asian versions take too.
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20"
-_BLANK = "\\s\u200b\ufeff"
+# Blanks, controls, and what nobody sees (soft hyphens, joiners, marks of direction).
+_BLANK = "\\s\\x00-\\x1f\\x7f-\\x9f\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
 _FORMULA = re.compile(f"(^|[\"',;|:\t\r\n])([{_BLANK}\"']*)(?=[{_SIGNS}])")
 _CONTROL = re.compile(r"^(?=[\t\r\n])")
 # Encrypted, or for programs only.

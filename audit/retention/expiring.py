@@ -14,11 +14,13 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.db import DatabaseError, connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from audit.caller import stated
-from audit.changes import record_event
+from audit.changes import record_event, type_of
 from audit.models import Record
 from audit.retention import gaps
 from audit.retention.archiving import NotProven, Proven, check, month_ends
@@ -32,6 +34,7 @@ logger = logging.getLogger("audit.expiring")
 PERMISSION = "audit.expire_records"
 State = Expiry.State
 OPEN = (State.DUE, State.PROPOSED, State.APPROVED)
+_APART = timedelta(days=30)
 
 
 class ExpiryRefused(Exception):
@@ -113,6 +116,7 @@ def approve(expiry: Expiry, user: Any, *, door: str, request: Any = None) -> Exp
         expiry = _locked(expiry, State.PROPOSED)
         if expiry.proposed_by_id == str(user.pk):
             raise ExpiryRefused("You have proposed it yourself: somebody else has to approve it.")
+        _check_apart(expiry.proposed_by_id, str(user.pk))
         if expiry.archive is None:
             raise ExpiryRefused("There is no export.")
         selection = _selection(expiry)
@@ -152,6 +156,17 @@ def _check_person(user: Any) -> None:
         raise ExpiryRefused("Only people propose and approve, not programs.")
     if not user.has_perm(PERMISSION):
         raise ExpiryRefused("You lack the permission to propose and approve that expired records are dropped.")
+
+
+def _check_apart(one: str, other: str) -> None:
+    """Whoever makes an account, gives it a role or sets its password can act with it: those are no two persons."""
+    pairs = Q(object_id=one, actor_id=other) | Q(object_id=other, actor_id=one)
+    changed = Record.objects.filter(pairs, kind=Record.Kind.CONFIG, object_type=type_of(get_user_model()))
+    if changed.filter(at__gte=timezone.now() - _APART).exists():
+        raise ExpiryRefused(
+            f"One of the two of you made or changed the account of the other within the last {_APART.days} days:"
+            " a third person has to approve it."
+        )
 
 
 def _locked(expiry: Expiry, *states: str) -> Expiry:

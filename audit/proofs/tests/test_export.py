@@ -22,7 +22,12 @@ from bench.small_sealer import Signer, store
 
 
 @pytest.fixture
-def export(evidence, tmp_path):
+def form():
+    return "jsonl"
+
+
+@pytest.fixture
+def export(evidence, tmp_path, form):
     """An export of the first forty leaves, which are all there are, signed by a later key; its folder."""
     made = [make_record(tool=f"tool_{number}", actor="dora", detail='{"message": "é"}') for number in range(40)]
     evidence.leaves((each.pk, each.at, bytes(each.leaf)) for each in made)
@@ -38,7 +43,7 @@ def export(evidence, tmp_path):
     def sign(content, purpose):
         return evidence.signer.manifest(purpose, content)
 
-    write_export(Folder(folder), pages(rows), scope="all", by="dora", keys=keys, sign=sign)
+    write_export(Folder(folder), pages(rows), form=form, scope="all", by="dora", keys=keys, sign=sign)
     return folder
 
 
@@ -75,6 +80,17 @@ def test_an_export_that_nobody_touched_is_whole(export, evidence, tmp_path):
     assert "The roots of 3 heads follow from the records." in report.notes
     archive = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "export")
     assert verdict(archive, evidence, jobs=2).verdict == "OK"
+
+
+@pytest.mark.parametrize("form", ["csv"])
+def test_a_table_for_reading_is_what_was_signed_or_not(export, evidence):
+    report = verdict(export, evidence)
+    assert (report.verdict, "their leaves cannot be recomputed" in str(report)) == ("OK", True), str(report)
+    table = export / "records-00001.csv"
+    table.write_bytes(table.read_bytes().replace(b"tool_7", b"tool_8"))
+    assert [(each.verdict, each.place) for each in verdict(export, evidence).findings] == [
+        ("MODIFIED", {"file": table.name})
+    ]
 
 
 def test_a_changed_file_is_not_the_one_of_the_manifest(export, evidence):

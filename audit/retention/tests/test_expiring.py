@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from access.models import User
 from audit import verify
+from audit.changes import record_change
 from audit.entry import COLUMNS
 from audit.models import LegalHold, Record, RetentionClass
 from audit.retention import expiring
@@ -108,6 +109,15 @@ def test_the_same_person_twice_is_refused(story: Story) -> None:
     with pytest.raises(ExpiryRefused, match="somebody else"):
         approve(expiry, story.ada, door="test")
     assert story.expiry.state == "proposed"
+
+
+@pytest.mark.parametrize("maker", ["ada", "bob"])
+def test_whoever_made_or_changed_the_account_of_the_other_is_no_second_person(story: Story, maker: str) -> None:
+    expiry = proposed(story)
+    one, other = (story.ada, story.bob) if maker == "ada" else (story.bob, story.ada)
+    record_change(action="update", obj=other, before={"roles": []}, after={"roles": ["r"]}, door="admin", actor=one)
+    with pytest.raises(ExpiryRefused, match="a third person"):
+        approve(expiry, story.bob, door="test")
 
 
 def test_the_database_refuses_the_same_person_twice(story: Story) -> None:
