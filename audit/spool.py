@@ -166,6 +166,23 @@ class Left:
         os.close(self.file)
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What is in all spools: records that the database lacks, and names of files with parts that nobody could read."""
+
+    records: int
+    aside: tuple[str, ...]
+
+
+def waiting(folder: Path) -> Waiting:
+    """What waits there. Takes no locks, and changes nothing. Raises OSError."""
+    records = 0
+    for path in folder.glob(f"*{_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):
+            records += sum(1 for _ in _entries(path.read_bytes()))
+    return Waiting(records, tuple(sorted(path.name for path in folder.glob(f"*{_ASIDE}"))))
+
+
 def _taken(path: Path) -> tuple[Path, int] | None:
     """The file with its lock, unless its writer lives or somebody else was faster."""
     try:

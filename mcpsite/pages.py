@@ -8,7 +8,8 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
 
-from mcpsite.doctor import SEES_CHECKS, State, examine, worst
+from mcpsite.check import State
+from mcpsite.doctor import SEES_CHECKS, examine, worst
 
 _PILLS = {State.OK: "pill-good", State.WARN: "pill-warning", State.FAIL: "pill-bad"}
 _WORDS = {State.OK: "In order", State.WARN: "Could be better", State.FAIL: "Needs you"}

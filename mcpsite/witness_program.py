@@ -68,6 +68,6 @@ def shortcomings() -> list[str]:
     if not settings.LEDGER_WITNESSES:
         return ["No witness signs the heads: run one on another machine, and name its key in LEDGER_WITNESSES."]
     said = ["The only witness runs on this machine: who is root here can change what it remembers. Run another one."]
-    if witness_user() is None:
+    if settings.DATA_DIR.exists and witness_user() is None:
         said.append("It runs as the same user as the site, so the site could change what it remembers.")
     return said

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,10 +15,23 @@ from django.core.management import call_command
 from django.db import DatabaseError
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from access.models import User
-from mcpsite import doctor
-from mcpsite.doctor import CHECKS, Check, State, examine, worst
+from audit.datakeys import DataKeys
+from audit.entry import Entry, encode, uuid7
+from audit.outside.models import Contradiction, SinkState
+from audit.outside.sinks.file import FileSink
+from audit.retention import partitions
+from audit.sealing import evidence
+from audit.sealing.evidence import Holder
+from audit.spool import Spool
+from audit.streams.models import Stream, StreamState
+from audit.verify import COSIGNATURE, Key
+from keyring.keys import ring
+from mcpsite import doctor, ledger_checks
+from mcpsite.check import Check, State
+from mcpsite.doctor import CHECKS, examine, worst
 from mcpsite.tests.test_dbroles import of
 
 pytestmark = pytest.mark.django_db
@@ -97,11 +112,68 @@ def test_a_trigger_that_is_switched_off_fails(spoiled: Any) -> None:
     assert (check.state, "audit_head_frozen" in check.found) == (State.FAIL, True)
 
 
-def test_missing_partitions_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_MONTHS_AHEAD", 12)
+def test_too_few_partitions_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partitions, "FEWEST_AHEAD", 12)
     check = found("Partitions")
-    assert check.state != State.OK
+    assert check.state == State.WARN
     assert "manage.py worker jobs" in check.advice
+
+
+def test_records_that_wait_in_a_spool_are_counted(settings: Any, tmp_path: Path) -> None:
+    settings.LEDGER_SPOOL_DIR = tmp_path
+    spool = Spool(tmp_path, ring())
+    spool.open()
+    assert found("Spool").state == State.OK
+    row = encode(Entry(kind="outcome", code="ok"), DataKeys(ring()), uuid7(), 1)
+    spool.append([row, row, row])
+    assert (found("Spool").state, found("Spool").found) == (State.WARN, "3 records wait there for PostgreSQL.")
+    spool.close()
+    (left,) = Spool(tmp_path, ring()).left_behind()
+    left.close(keep=True)
+    assert (found("Spool").state, left.path.stem in found("Spool").found) == (State.WARN, True)
+
+
+def test_a_witness_on_the_same_machine_is_said_to_prove_less(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = (Key(name, COSIGNATURE, bytes(32)) for name in ("mcp.example.com/witness", "elsewhere.example.com/w1"))
+    signed = [Holder(key.name, 0, timezone.now()) for key in (near, far)]
+    settings.LEDGER_WITNESSES = (near,)
+    monkeypatch.setattr(evidence, "witnesses", lambda: signed[:1])
+    check = found("Witnesses")
+    assert (check.state, "Run another one" in check.advice) == (State.WARN, True)
+    settings.LEDGER_WITNESSES = (near, far)
+    monkeypatch.setattr(evidence, "witnesses", lambda: signed)
+    check = found("Witnesses")
+    assert (check.state, check.advice) == (State.OK, "")
+
+
+def test_what_a_sink_says_is_repeated(settings: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sink = FileSink(tmp_path)
+    settings.LEDGER_ANCHORS = (sink,)
+    now = timezone.now()
+    monkeypatch.setattr(evidence, "sinks", lambda: [Holder(sink.name, 0, now)])
+    assert found("Anchors").state == State.OK
+    SinkState.objects.create(sink=sink.name, tried_at=now, next_at=now, failures=1, error="The disk is full.")
+    check = found("Anchors")
+    assert (check.state, check.advice) == (State.WARN, "The disk is full.")
+
+
+def test_what_is_held_against_the_ledger_fails() -> None:
+    assert found("Contradictions").state == State.OK
+    year = timezone.now() + timedelta(days=365)
+    made = {"source": "w1", "code": "head_behind", "head": 7, "sealed_at": year, "at": timezone.now()}
+    Contradiction.objects.create(**made, note="", digest=bytes(32))
+    check = found("Contradictions")
+    assert (check.state, "w1 holds head 7 (head_behind" in check.found) == (State.FAIL, True)
+    assert "accept-restore" in check.advice
+
+
+def test_a_stream_with_an_alarm_fails() -> None:
+    stream = Stream.objects.create(name="siem", kind="webhook", address="https://siem.example.com/")
+    StreamState.objects.create(stream=stream)
+    assert found("Streams").state == State.OK
+    StreamState.objects.filter(stream=stream).update(missed=3)
+    check = found("Streams")
+    assert (check.state, check.found) == (State.FAIL, "siem: Records were gone before they could be sent.")
 
 
 PROGRESS = "SELECT {number}, 10, now(), {age}::float, {lag}::float, {waiting}, {refused}"
@@ -122,7 +194,7 @@ def test_seals_are_looked_at(
     monkeypatch: pytest.MonkeyPatch, progress: dict[str, Any], name: str, state: State
 ) -> None:
     values = {"number": 5, "age": 1, "lag": 0, "waiting": 0, "refused": 0, **progress}
-    monkeypatch.setattr(doctor, "PROGRESS", PROGRESS.format(**values))
+    monkeypatch.setattr(ledger_checks, "PROGRESS", PROGRESS.format(**values))
     assert found(name).state == state
 
 
@@ -130,7 +202,7 @@ def test_an_engine_that_is_away_is_a_failed_check_and_no_crash(settings: Any, mo
     def away(*_: Any) -> Any:
         raise DatabaseError("the server closed the connection\nand more")
 
-    monkeypatch.setattr(doctor, "_rows", away)
+    monkeypatch.setattr(doctor, "rows", away)
     check = found("Clock")
     assert (check.state, check.found) == (State.FAIL, "the server closed the connection")
 

@@ -23,7 +23,7 @@ from audit.sealing.requests import request_signature, signature_of
 from audit.sealing.state import Known, State
 from audit.sealing.tests.kms import ARN, Kms
 from audit.verify import check_note, manifest_text, parse_head, parse_note
-from mcpsite import doctor
+from mcpsite import doctor, ledger_checks
 from mcpsite.datadir import SUPERUSER, DataDir
 from mcpsite.engines import Postgres
 from mcpsite.postgres import conninfo
@@ -225,11 +225,11 @@ def test_while_kms_is_away_records_wait_and_the_site_says_why(
     (why,) = wait_until("SELECT detail FROM audit_record WHERE code = 'ledger_not_sealed' ORDER BY id DESC LIMIT 1")
     assert "enable the key" in str(why)
     assert one(SEALED, rid) is None
-    monkeypatch.setattr(doctor, "_LAG_SECONDS", 0.0)
+    monkeypatch.setattr(ledger_checks, "_LAG_SECONDS", 0.0)
     assert "enable the key" in next(each.advice for each in doctor.examine() if each.name == "Sealing")
-    assert [(each.state, "enable the key" in each.found) for each in doctor.signing_keys()] == [("fail", True)]
+    assert [(each.state, "enable the key" in each.found) for each in ledger_checks.signing_keys()] == [("fail", True)]
     kms.failure = ""
-    assert [each.state for each in doctor.signing_keys()] == ["ok"]
+    assert [each.state for each in ledger_checks.signing_keys()] == ["ok"]
     wait_until(SEALED, rid)
     monkeypatch.setenv("LEDGER_SIGNING_KEYS", f"{file},{entry}")
     wait_until("SELECT count(*) > 0 FROM audit_head WHERE number > %s AND note LIKE '%%successor%%'", since)

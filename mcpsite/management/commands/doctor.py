@@ -10,7 +10,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from mcpsite.doctor import State, examine, signing_keys, worst
+from mcpsite.check import State
+from mcpsite.doctor import examine, worst
+from mcpsite.ledger_checks import signing_keys
 
 _SIGNS = {State.OK: "ok  ", State.WARN: "warn", State.FAIL: "FAIL"}
 
