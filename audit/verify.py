@@ -722,8 +722,38 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else text
 
 
+class Breaks(NamedTuple):
+    """Heads by which operators accepted that an older state was restored, and the numbers of those that we accept."""
+
+    signed: Sequence[Head] = ()
+    accepted: Sequence[int] = ()
+
+    def tell(self, report: Report, lost: Head, what: str) -> None:
+        """That the head is lost is ROLLED_BACK; a note, if a later break explains it, and was accepted."""
+        later = [each for each in self.signed if each.sealed_at > lost.sealed_at]
+        if not later:
+            report.find(ROLLED_BACK, what, head=lost.number)
+            return
+        by = next((each for each in later if each.number in self.accepted), later[0])
+        what = f"{what}; head {by.number} of {_time(by.sealed_at)} explains it by a signed break: {by.broken}"
+        if by.number in self.accepted:
+            report.note(f"{what} (accepted by you)")
+        else:
+            how = f"if you know of that restore, accept it with --accept-break {by.number}"
+            report.find(ROLLED_BACK, f"{what}; {how}", head=lost.number, broken=by.number)
+
+
+_NO_BREAKS = Breaks()
+
+
 def check_witnessed(
-    report: Report, kept: Witnessed, found: Head | None, newest: int | None, trust: Trust, origin: str | None
+    report: Report,
+    kept: Witnessed,
+    found: Head | None,
+    newest: int | None,
+    trust: Trust,
+    origin: str | None,
+    breaks: Breaks = _NO_BREAKS,
 ) -> None:
     """Compare the head that a witness keeps with what the ledger has under its number."""
     head = kept.head
@@ -739,10 +769,10 @@ def check_witnessed(
         return
     if found is None:
         what = f"the witness keeps head {head.number} of {_time(head.sealed_at)}, the newest here is {newest}"
-        report.find(ROLLED_BACK, what, head=head.number)
+        breaks.tell(report, head, what)
     elif found.text != head.text:
         what = f"head {head.number} is another one than the witness keeps, which was sealed {_time(head.sealed_at)}"
-        report.find(ROLLED_BACK, what, head=head.number)
+        breaks.tell(report, head, what)
     else:
         report.note(f"The ledger holds the head that the witness keeps: {head.number}, sealed {_time(head.sealed_at)}.")
 
@@ -1507,7 +1537,7 @@ class Database:
 
 
 class Options(NamedTuple):
-    """What to verify, and with what. `mac_keys` only the installation itself has."""
+    """What to verify, and with what. `mac_keys` only the installation itself has; `accepted` are numbers of breaks."""
 
     keys: tuple[str, ...] = ()
     witness: str | None = None
@@ -1515,6 +1545,7 @@ class Options(NamedTuple):
     until: datetime | None = None
     jobs: int = 1
     mac_keys: tuple[bytes, ...] = ()
+    accepted: tuple[int, ...] = ()
     progress: Callable[[str, int, int], None] = lambda what, done, total: None
 
 
@@ -1538,6 +1569,7 @@ class Verification:
         self._found_keys = [key for key in found if key in self._trust.known]
         self._signers = Signers(self._trust, self.report)
         self._bad_heads: set[int] = set()
+        self._breaks: list[Head] = []
         self._suspects: list[Suspect] = []
         self._missing: list[tuple[int, int, bytes]] = []
         self._missed = 0
@@ -1653,15 +1685,19 @@ class Verification:
         return good
 
     def _follow_keys(self) -> None:
-        """The succession of keys from the first head on; up to where we begin, what is wrong with it is told."""
-        query = "SELECT number, note FROM audit_head WHERE number = 0 OR note LIKE '%%\nsuccessor %%' ORDER BY number"
+        """The succession of keys from the first head on, and all breaks; what is wrong before our part is told."""
+        query = (
+            "SELECT number, note FROM audit_head WHERE number = 0 OR note LIKE '%%\nsuccessor %%'"
+            " OR note LIKE '%%\nbreak %%' ORDER BY number"
+        )
         whole = Signers(self._trust, Report())
         for number, text in self._database.all(query):
             try:
                 note = parse_note(text)
                 head = parse_head(note.text)
                 signed, fault = signers_of(note, head, self._trust)
-                whole.check(head, note, signed, fault)
+                if whole.check(head, note, signed, fault) and head.broken is not None:
+                    self._breaks.append(head)
                 if self._first is not None and number < self._first.number:
                     self._signers.check(head, note, signed, fault)
             except NoteError:
@@ -1910,7 +1946,8 @@ class Verification:
             except NoteError:
                 return  # reported with the heads
         newest = self._database.value("SELECT max(number) FROM audit_head")
-        check_witnessed(self.report, kept, found, newest, self._trust, self._signers.origin)
+        breaks = Breaks(self._breaks, self._options.accepted)
+        check_witnessed(self.report, kept, found, newest, self._trust, self._signers.origin, breaks)
 
     def _check_cosignatures(self) -> int:
         if not self._trust.witnesses:
@@ -2238,7 +2275,9 @@ class ExportCheck:
                 self.report.note(f"The export does not hold head {kept.head.number}, which the witness keeps.")
             else:
                 found = self._heads.get(kept.head.number)
-                check_witnessed(self.report, kept, found, newest, self._trust, self._signers.origin)
+                breaks = [each for each in self._heads.values() if each.broken is not None]
+                how = Breaks(breaks, self._options.accepted)
+                check_witnessed(self.report, kept, found, newest, self._trust, self._signers.origin, how)
         self._trust.explain(self.report, self._signers.used)
         return self.report
 
@@ -2524,6 +2563,10 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--witness", "--anchor", metavar="FILE", help="the state of a witness, an anchor, or a head that you kept"
     )
+    common.add_argument(
+        "--accept-break", action="append", type=int, default=[], metavar="NUMBER",
+        help="the number of a head whose break you know of: what it explains is no fault",
+    )  # fmt: skip
     common.add_argument("--jobs", type=int, default=min(os.cpu_count() or 1, 8), help="processes at work")
     common.add_argument("--json", action="store_true", help="answer with JSON")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -2550,7 +2593,8 @@ def _options(arguments: argparse.Namespace) -> Options:
     if arguments.keys:
         lines = (line.strip() for line in _read_text(arguments.keys).splitlines())
         keys += [line for line in lines if line and not line.startswith("#")]
-    options = Options(tuple(keys), arguments.witness, jobs=max(arguments.jobs, 1))
+    accepted = tuple(arguments.accept_break)
+    options = Options(tuple(keys), arguments.witness, jobs=max(arguments.jobs, 1), accepted=accepted)
     if arguments.command == "database":
         options = options._replace(since=arguments.since, until=arguments.until)
     if sys.stderr.isatty() and not arguments.json:

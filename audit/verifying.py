@@ -28,6 +28,7 @@ def verify_installation(
     until: datetime | None = None,
     keys: tuple[str, ...] = (),
     witness: str | None = None,
+    accepted: tuple[int, ...] = (),
     jobs: int = 1,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     database: Mapping[str, Any] | None = None,
@@ -36,10 +37,13 @@ def verify_installation(
 
     Raises Unusable when nothing could be told.
     """
-    options = Options((*keys, *map(str, settings.LEDGER_WITNESSES)), witness, since, until, jobs, _mac_keys(), progress)
+    keys = (*keys, *map(str, settings.LEDGER_WITNESSES))
+    options = Options(keys, witness, since, until, jobs, _mac_keys(), accepted, progress)
     report = verify_database(conninfo(database or settings.LEDGER_DATABASES["reader"]), options)
     told = report.as_json(_LISTED)
     detail = {**told, "since": since and since.isoformat(), "until": until and until.isoformat()}
+    if accepted:
+        detail["accepted_breaks"] = list(accepted)
     code = "ledger_verified" if report.verdict == OK else "ledger_faulty"
     with transaction.atomic():
         record_event(Record.Kind.SYSTEM, code, door=door, detail=detail)

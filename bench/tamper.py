@@ -549,8 +549,8 @@ def an_older_backup(drill: Drill) -> Told:
     return told(ROLLED_BACK)
 
 
-def go_on(drill: Drill, heads: int, signer: Signer, count: int) -> None:
-    """Seal new records after so many heads."""
+def go_on(drill: Drill, heads: int, signer: Signer, count: int, further: Sequence[str] = ()) -> None:
+    """Seal new records after so many heads; the head over them says `further`."""
     sealer = SmallSealer(signer)
     sealer.rows.clear()
     rows = drill.run("SELECT record_id, at, leaf FROM audit_leaf ORDER BY seq")
@@ -564,7 +564,9 @@ def go_on(drill: Drill, heads: int, signer: Signer, count: int) -> None:
         row = {"id": number, **make_row(drill.random, at, UUID(int=5), None)}
         drill.insert(row)
         sealer.leaves([(number, at, row["leaf"])])
-    sealer.head(at + timedelta(seconds=1), number)
+    if further:  # a restore is later than what it lost
+        at = drill.sealer.heads[-1].sealed_at
+    sealer.head(at + timedelta(seconds=1), number, further)
     with drill.connection.cursor() as cursor:
         store(cursor, sealer.rows)
 

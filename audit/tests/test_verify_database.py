@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -13,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from audit.verify import Options, main, verify_database
 from bench.small_sealer import Signer
-from bench.tamper import Drill, a_forged_record, certify, make_row
+from bench.tamper import Drill, a_forged_record, certify, cut, go_on, make_row
 from mcpsite.datadir import SUPERUSER
 
 
@@ -132,6 +133,28 @@ def test_the_state_of_a_witness_is_read_as_it_keeps_it(ledger, tmp_path):
     report = verify_database(ledger.dsn, Options(witness=str(state)))
     assert report.verdict == "OK"
     assert not any("No key was given" in note for note in report.notes)
+
+
+def test_a_signed_break_explains_what_was_rolled_back_to_who_accepts_it(ledger):
+    cut(ledger, 20)
+    go_on(ledger, 20, ledger.sealer.signer, 3, [f"break {urlsafe_b64encode(b'The disk was lost').decode()}"])
+    (found,) = ledger.verify().findings
+    assert (found.verdict, found.place["broken"]) == ("ROLLED_BACK", 20)
+    assert "explains it by a signed break: The disk was lost; if you know" in found.what
+    assert ledger.verify(accepted=(19,)).verdict == "ROLLED_BACK"
+    report = ledger.verify(accepted=(20,))
+    assert report.verdict == "OK"
+    assert any("accepted by you" in note for note in report.notes)
+    begin = ledger.sealer.heads[-1].sealed_at + timedelta(seconds=2)
+    assert ledger.verify(since=begin).findings[0].place["broken"] == 20
+
+
+def test_a_break_that_the_sealer_did_not_sign_explains_nothing(ledger):
+    cut(ledger, 20)
+    go_on(ledger, 20, Signer(), 3, [f"break {urlsafe_b64encode(b'No matter').decode()}"])
+    verdicts = {each.verdict: each.what for each in ledger.verify(accepted=(20,)).findings}
+    assert set(verdicts) == {"MODIFIED", "ROLLED_BACK"}
+    assert "explains" not in verdicts["ROLLED_BACK"]
 
 
 def test_a_key_that_never_signed_is_not_believed(ledger):

@@ -26,6 +26,10 @@ class Command(BaseCommand):
         parser.add_argument("--until", type=moment, help="only what was recorded before this time")
         parser.add_argument("--key", action="append", default=[], help="a public key that you trust; may be repeated")
         parser.add_argument("--witness", help="a file with the state of a witness, or a head that you kept")
+        parser.add_argument(
+            "--accept-break", action="append", type=int, default=[], metavar="NUMBER",
+            help="the number of a head whose break you know of: what it explains is no fault",
+        )  # fmt: skip
         parser.add_argument("--jobs", type=int, default=1, help="processes at work (default 1)")
         parser.add_argument("--json", action="store_true", help="answer with JSON")
 
@@ -39,6 +43,7 @@ class Command(BaseCommand):
                 until=options["until"],
                 keys=tuple(options["key"]),
                 witness=options["witness"],
+                accepted=tuple(options["accept_break"]),
                 jobs=max(options["jobs"], 1),
                 progress=self._progress if watched else _quiet,
             )
