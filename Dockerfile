@@ -23,7 +23,8 @@ LABEL org.opencontainers.image.title="mcpsite" \
 RUN groupadd --gid 10001 mcpsite && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp mcpsite \
     && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/mcpsite \
     && install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/mcpsite/spool \
-    && install --directory --owner=10002 --group=10002 --mode=0700 /var/lib/witness
+    && install --directory --owner=10002 --group=10002 --mode=0700 /var/lib/witness \
+    && install --directory --owner=10002 --group=10002 --mode=0755 /var/lib/witness-key
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app /app
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 STATIC_ROOT=/app/staticfiles

@@ -310,17 +310,18 @@ class Folder:
         with os.fdopen(descriptor, encoding="utf-8") as file:
             return file.read()
 
-    def write(self, name: str, content: str) -> None:
+    def write(self, name: str, content: str, mode: int = 0o600) -> None:
         """Replace the file in one step, and return when it is on disk: after a crash it is the old or the new one."""
         try:
-            self._write(name, content)
+            self._write(name, content, mode)
         except OSError as error:
             raise Unusable(f"{self.path / name} cannot be written: {error.strerror}.") from error
 
-    def _write(self, name: str, content: str) -> None:
+    def _write(self, name: str, content: str, mode: int) -> None:
         fresh = f".{name}.new"
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600, dir_fd=self._fd)
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode, dir_fd=self._fd)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(descriptor, mode)
             if os.geteuid() == 0:  # an operator's command must leave what the witness can read
                 owner = os.stat(self._fd)
                 os.chown(descriptor, owner.st_uid, owner.st_gid)
@@ -657,6 +658,7 @@ def _parser() -> argparse.ArgumentParser:
     accept.add_argument("--head", required=True, metavar="N", help="number of the head, or a file that holds it")
     _command(commands, "status", _status, "say how things stand; exit code 3 when the witness is red")
     key = _command(commands, "key", _key, "print the key for LEDGER_WITNESSES; made at the first time")
+    key.add_argument("--public", type=Path, metavar="FILE", help="write it to this file as well, for everybody to read")
     for each in (run, accept):
         each.add_argument("--url", required=each is run, help="address of the site")
         each.add_argument("--token-file", type=Path, help=f"file with the witness's token (default: ${TOKEN_VARIABLE})")
@@ -774,6 +776,8 @@ def _key(options: argparse.Namespace) -> int:
     signer = prepare(folder, options.name)
     if options.user:
         drop(options.user, folder)
+    if options.public:
+        Folder(options.public.parent).write(options.public.name, f"{signer.public}\n", 0o644)
     print(signer.public)
     return OK
 

@@ -398,7 +398,10 @@ LANGSMITH_TRACING = env.flag(
 
 # --- Ledger: what stands outside of the database ---------------------------------------------------------------------
 LEDGER_WITNESSES = witnesses.read(
-    env.words("LEDGER_WITNESSES", "Keys of the witnesses whose cosignatures count, as `witness.py key` prints them.")
+    env.words(
+        "LEDGER_WITNESSES",
+        "Keys of the witnesses whose cosignatures count, as `witness.py key` prints them, or paths of files with one.",
+    )
 )
 LEDGER_WITNESS_TOKEN = env.secret(
     "LEDGER_WITNESS_TOKEN",

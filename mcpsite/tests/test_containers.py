@@ -146,14 +146,14 @@ def test_every_container_is_closed_in(name):
     limits = service["deploy"]["resources"]["limits"]
     assert set(limits) == {"cpus", "memory"}
     assert service["pids_limit"] > 0
-    assert service["restart"] == ("no" if name == "migrate" else "unless-stopped")
+    assert service["restart"] == ("no" if name in ("migrate", "witness-key") else "unless-stopped")
 
 
 @pytest.mark.parametrize("name", sorted(services()))
 def test_every_image_is_pinned_and_none_runs_as_root(name):
     service = services()[name]
     assert re.fullmatch(r"[a-z/]+:\d[\w.-]*", service["image"])
-    assert ("build" in service) == (name in (*SITE, "witness"))
+    assert ("build" in service) == (name in (*SITE, "witness", "witness-key"))
     assert name in SITE or service["user"] in ("postgres", "valkey", "10002:10002")
 
 
@@ -181,20 +181,23 @@ def test_nothing_starts_before_what_it_needs():
             "postgres": "service_healthy",
             "redis": "service_healthy",
         }
-    assert services()["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+    assert services()["migrate"]["depends_on"] == {
+        "postgres": {"condition": "service_healthy"},
+        "witness-key": {"condition": "service_completed_successfully"},
+    }
     for engine in ("postgres", "redis"):
         assert services()[engine]["healthcheck"]["test"]
     assert "healthcheck" not in services()["web"], "it has the one of the image"
 
 
 def test_what_must_be_kept_is_in_named_volumes():
-    assert set(compose()["volumes"]) == {"postgres", "redis", "metrics", "sealer", "spool", "witness"}
+    assert set(compose()["volumes"]) == {"postgres", "redis", "metrics", "sealer", "spool", "witness", "witness-key"}
     mounts = {name: service.get("volumes", []) for name, service in services().items()}
     assert "postgres:/var/lib/postgresql" in mounts["postgres"]
     assert "redis:/data" in mounts["redis"]
     for name in ("web", "worker", "agents"):
         places = services()[name]["environment"]
-        assert mounts[name] == [f"metrics:{places['METRICS_DIR']}", f"spool:{places['LEDGER_SPOOL_DIR']}"]
+        assert mounts[name][:2] == [f"metrics:{places['METRICS_DIR']}", f"spool:{places['LEDGER_SPOOL_DIR']}"]
     state = Path(services()["sealer"]["environment"]["LEDGER_STATE_FILE"])
     assert f"sealer:{state.parent}" in mounts["sealer"]
     assert [rest for word, rest in final_stage() if word == "RUN" and f"--mode=0700 {state.parent}" in rest]
@@ -255,7 +258,20 @@ def test_the_witness_is_another_user_who_knows_nothing_but_its_token():
     made = "--owner=10002 --group=10002 --mode=0700 /var/lib/witness"
     assert [rest for word, rest in final_stage() if word == "RUN" and made in rest]
     others = [name for name, each in services().items() if "witness:" in str(each.get("volumes"))]
-    assert others == ["witness"]
+    assert others == ["witness", "witness-key"]
+
+
+def test_every_process_of_the_site_reads_the_key_that_the_witness_makes_first():
+    maker = services()["witness-key"]
+    assert maker["user"] == services()["witness"]["user"]
+    assert "witness:/var/lib/witness" in maker["volumes"]
+    place = maker["command"][maker["command"].index("--public") + 1]
+    folder = str(Path(place).parent)
+    assert f"witness-key:{folder}" in maker["volumes"]
+    assert [rest for word, rest in final_stage() if word == "RUN" and f"--mode=0755 {folder}" in rest]
+    for name in SITE:
+        assert environment(services()[name], GIVEN)["LEDGER_WITNESSES"] == f"{place},"
+        assert f"witness-key:{folder}:ro" in services()[name]["volumes"]
 
 
 def test_only_the_sealer_can_be_the_sealer():

@@ -21,7 +21,7 @@ from audit.outside.cosignatures import SILENT_AFTER, standings
 from audit.outside.models import Cosignature
 from audit.outside.tests.heads import codes, cosigned, signers, store
 from audit.tests.logs import Log
-from audit.witness import Signer
+from audit.witness import Signer, main
 
 pytestmark = pytest.mark.django_db
 HEADS = "/api/v1/audit/heads"
@@ -186,6 +186,15 @@ def test_settings_with_a_wrong_witness_are_refused():
         (["nonsense"], "LEDGER_WITNESSES: Not"),
         ([str(key)], "is the key of a log, not of a witness"),
         ([str(Signer.new("w").public), str(Signer.new("w").public)], "names w twice"),
+        (["/nowhere/key"], "names the file /nowhere/key, which cannot be read"),
     ):
         with pytest.raises(ImproperlyConfigured, match=sentence):
             witnesses.read(words)
+
+
+def test_a_witness_may_be_named_by_the_file_that_it_wrote_and_once_more(tmp_path):
+    public = tmp_path / "key"
+    assert main(["key", "--state", str(tmp_path / "w"), "--name", "w", "--public", str(public)]) == 0
+    assert public.stat().st_mode & 0o777 == 0o644
+    (key,) = witnesses.read([str(public), public.read_text().strip()])
+    assert key.name == "w"
