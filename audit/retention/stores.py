@@ -6,9 +6,10 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, Protocol
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -16,6 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 from django.utils import timezone
 
 from audit.durable import sync_folder
+from audit.s3 import S3Failed, connect, failing
 
 _DIGEST = "sha256"
 _PART_BYTES = 16 * 1024 * 1024
@@ -141,13 +143,7 @@ class Bucket:
     @classmethod
     def named(cls, bucket: str, prefix: str, options: dict[str, str]) -> Bucket:
         """With a client of its own. Nothing is asked yet."""
-        import boto3  # heavy, and needed here only
-        from botocore.config import Config
-
-        config = Config(retries={"mode": "standard", "max_attempts": 5}, connect_timeout=5, read_timeout=60)
-        client = boto3.client(
-            "s3", region_name=options.get("region"), endpoint_url=options.get("endpoint"), config=config
-        )
+        client = connect(options.get("region"), options.get("endpoint"), attempts=5, answer_seconds=60)
         return cls(client, bucket, prefix, options)
 
     @property
@@ -158,29 +154,27 @@ class Bucket:
 
     def has(self, name: str, digest: str, size: int) -> bool:
         """By size and the digest that was kept along; reading back proves the content."""
-        from botocore.exceptions import ClientError
-
         try:
-            found = self.client.head_object(Bucket=self.bucket, Key=self._key(name))
-        except ClientError as error:
-            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+            with failing(self._named(name)):
+                found = self.client.head_object(Bucket=self.bucket, Key=self._key(name))
+        except S3Failed as error:
+            if error.status == HTTPStatus.NOT_FOUND:
                 return False
-            raise self._failed(name, error) from error
+            raise StoreError(str(error)) from error
         return bool(found["ContentLength"] == size and found["Metadata"].get(_DIGEST) == digest)
 
     def put(self, name: str, path: Path, digest: str) -> None:
         """In parts where it is large; the server checks each against its SHA-256."""
-        from boto3.exceptions import Boto3Error
         from boto3.s3.transfer import TransferConfig
-        from botocore.exceptions import BotoCoreError, ClientError
 
         config = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES, max_concurrency=2)
         try:
-            self.client.upload_file(
-                str(path), self.bucket, self._key(name), ExtraArgs=self._extra(digest), Config=config
-            )
-        except (ClientError, BotoCoreError, Boto3Error, OSError) as error:
-            raise self._failed(name, error) from error
+            with failing(self._named(name)):
+                self.client.upload_file(
+                    str(path), self.bucket, self._key(name), ExtraArgs=self._extra(digest), Config=config
+                )
+        except (S3Failed, OSError) as error:
+            raise StoreError(str(error)) from error
 
     def _extra(self, digest: str) -> dict[str, Any]:
         extra: dict[str, Any] = {"ChecksumAlgorithm": "SHA256", "Metadata": {_DIGEST: digest}}
@@ -194,21 +188,16 @@ class Bucket:
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         """From the bucket, with the checksum of the server checked by the client."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
         try:
-            body = self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"]
-        except (ClientError, BotoCoreError) as error:
-            raise self._failed(name, error) from error
-        try:
-            yield body
-        except BotoCoreError as error:
-            raise self._failed(name, error) from error
-        finally:
-            body.close()
+            with failing(self._named(name)):
+                body = self.client.get_object(Bucket=self.bucket, Key=self._key(name))["Body"]
+                with closing(body):
+                    yield body
+        except S3Failed as error:
+            raise StoreError(str(error)) from error
 
     def _key(self, name: str) -> str:
         return f"{self.prefix}/{name}" if self.prefix else name
 
-    def _failed(self, name: str, error: Exception) -> StoreError:
-        return StoreError(f"{name} in s3://{self.bucket}/{self.prefix}: {error}")
+    def _named(self, name: str) -> str:
+        return f"s3://{self.bucket}/{self._key(name)}"

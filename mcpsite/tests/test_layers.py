@@ -63,8 +63,8 @@ ROOMS: dict[str, dict[str, str]] = {
     "sqlglot": {"tools/connectors/sql*.py": "reads statements"},
     "prometheus_client": {"gateway/metrics.py": "writes what Prometheus reads"},
     "boto3 botocore": {
-        "audit/outside/sinks/bucket.py": "anchors heads in S3",
-        "audit/retention/stores.py": "keeps months of the ledger in S3",
+        "audit/s3.py": "anchors heads and keeps months of the ledger in S3",
+        "audit/retention/stores.py": "keeps months of the ledger in S3, in parts",
         "audit/sealing/kms.py": "has heads signed by a key that stays in KMS",
     },
     "dotenv": {"mcpsite/env.py": "reads the .env file"},

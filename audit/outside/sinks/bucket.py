@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import SplitResult
 
 from audit.outside.sinks.base import Anchored, Receipt, SinkFailed
+from audit.s3 import S3Failed, connect, failing
 
 _OPTIONS = {"mode", "days", "region", "endpoint"}
 _MODES = ("compliance", "governance", "none")
@@ -54,15 +56,15 @@ class BucketSink:
     def put(self, anchored: Anchored, sequence: int) -> Receipt:
         """Store the note under a key of its own, locked. The receipt names the version, and until when it is locked."""
         key = self._folder(anchored.head.origin) + anchored.key
-        with _failing(self.name) as client_error:
-            client = self._client()
+        with self._client() as client:
             try:
-                client.put_object(
-                    Bucket=self.bucket, Key=key, Body=anchored.note.encode(), ContentType="text/plain; charset=utf-8",
-                    ChecksumAlgorithm="SHA256", IfNoneMatch="*", **self._lock(),
-                )  # fmt: skip
-            except client_error as error:
-                if error.response["ResponseMetadata"]["HTTPStatusCode"] != 412:
+                with failing(self.name):
+                    client.put_object(
+                        Bucket=self.bucket, Key=key, Body=anchored.note.encode(), IfNoneMatch="*",
+                        ContentType="text/plain; charset=utf-8", ChecksumAlgorithm="SHA256", **self._lock(),
+                    )  # fmt: skip
+            except S3Failed as error:
+                if error.status != HTTPStatus.PRECONDITION_FAILED:
                     raise
                 self._must_be(client, key, anchored.note)
             kept = client.head_object(Bucket=self.bucket, Key=key)
@@ -91,8 +93,7 @@ class BucketSink:
         """The note under the last key."""
         folder, last = self._folder(origin), None
         start = folder + than.key if than else folder
-        with _failing(self.name):
-            client = self._client()
+        with self._client() as client:
             pages = client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=folder, StartAfter=start
             )
@@ -108,25 +109,11 @@ class BucketSink:
     def _folder(self, origin: str) -> str:
         return f"{self.prefix}/{origin}/".lstrip("/")
 
-    def _client(self) -> Any:
-        # Here, since importing it takes a third of a second, and few processes need it.
-        import boto3
-        from botocore.config import Config
-
-        style = {"addressing_style": "path"} if self.endpoint else {}
-        config = Config(connect_timeout=5, read_timeout=20, retries={"max_attempts": 1}, s3=style)
-        return boto3.session.Session().client("s3", region_name=self.region, endpoint_url=self.endpoint, config=config)
-
-
-@contextmanager
-def _failing(name: str) -> Iterator[Any]:
-    """Gives botocore's error for answers, and turns what is left of it into SinkFailed."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield ClientError
-    except ClientError as error:
-        told = error.response.get("Error", {})
-        raise SinkFailed(f"{name} refuses: {told.get('Code')}: {told.get('Message')}") from error
-    except BotoCoreError as error:
-        raise SinkFailed(f"{name} cannot be reached: {error}") from error
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        """A client, whose failures are SinkFailed."""
+        try:
+            with failing(self.name):
+                yield connect(self.region, self.endpoint, attempts=2, answer_seconds=20)
+        except S3Failed as error:
+            raise SinkFailed(str(error)) from error
