@@ -27,6 +27,7 @@ _KEPT = (
     "audit\\_sign%",
     "audit\\_gap%",
     "audit\\_retentionclass",
+    "audit\\_configured",
     "audit\\_key",
     "audit\\_refused",
     "django\\_migrations",

@@ -106,6 +106,9 @@ MEANINGS: Mapping[str, str] = {
     "writer_stopped": "it ended in good order: this is the last record of its `writer_id`",
     "job_worker_started": "the job worker began to work",
     "job_worker_stopped": "the job worker ended in good order",
+    "configuration_changed": (
+        "a process was started with other settings than the last one; `changes` has before and after"
+    ),
     "migrations_applied": "the schema of the database was changed; `migrations` in the detail names by what",
     "check_failed": "a data source did not answer its regular check, or a test, and had before",
     "check_recovered": "a data source answers again",

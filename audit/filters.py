@@ -151,7 +151,9 @@ TOPICS = {
             | Q(code__startswith="expiry_")
             | Q(code__startswith="archive_")
             | Q(code__startswith="stream_")
-            | Q(code__in=("keys_rotated", "records_dropped", "record_refused", "spool_drained"))
+            | Q(
+                code__in=("keys_rotated", "records_dropped", "record_refused", "spool_drained", "configuration_changed")
+            )
         ),
     ),
 }

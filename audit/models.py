@@ -171,6 +171,21 @@ class Mark(models.Model):
         return f"{self.name} up to {self.low}"
 
 
+class Configured(models.Model):
+    """The settings that a process was last started with; one row."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    values = models.JSONField(default=dict)
+    at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        default_permissions = ()
+        constraints = [models.CheckConstraint(condition=models.Q(id=1), name="one_configuration")]
+
+    def __str__(self) -> str:
+        return "settings"
+
+
 # The tables beside the records; named here so that Django finds them.
 from audit.outside.models import Anchor, Contradiction, Cosignature, SinkState  # noqa: E402
 from audit.retention.models import Archive, Expiry, LegalHold, Month, RetentionClass  # noqa: E402
@@ -179,6 +194,7 @@ from audit.streams.models import Stream, StreamState  # noqa: E402
 __all__ = [
     "Anchor",
     "Archive",
+    "Configured",
     "Contradiction",
     "Cosignature",
     "DataKey",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 import orjson
@@ -12,6 +13,7 @@ from django.conf import settings
 
 from access import policy
 from access.snapshot import Principal, Snapshot
+from audit.configured import note_configuration
 from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from audit.spool import Spool
@@ -57,7 +59,7 @@ class Gateway:
         self.ledger = Ledger(ledger_conninfo or conninfo, ring(), spool)
         self.connectors = Connectors(self.ledger.put)
         self._erased_at: datetime | None = None
-        self.feed = Feed(conninfo, self._swapped)
+        self.feed = Feed(conninfo, self._swapped, partial(note_configuration, program))
         self.budgets = Budgets(settings.REDIS_URL, settings.WEB_WORKERS)
         self.meter = Meter()
         self.pipeline = Pipeline(lambda: self.feed.current, self.ledger, self.budgets, self.connectors.of, self.meter)

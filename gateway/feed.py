@@ -22,12 +22,18 @@ _ANSWER_SECONDS = 1.5
 
 
 class Feed:
-    """The snapshot in force. `start` it in an event loop; `swapped` is called with each new one."""
+    """The snapshot in force. `start` it in an event loop; `swapped` is called with each new one.
 
-    def __init__(self, conninfo: str, swapped: Callable[[Snapshot], None]) -> None:
+    `before_first` is called in a thread, before there is any.
+    """
+
+    def __init__(
+        self, conninfo: str, swapped: Callable[[Snapshot], None], before_first: Callable[[], object] = lambda: None
+    ) -> None:
         self.snapshot: Snapshot | None = None
         self._conninfo = conninfo
         self._swapped = swapped
+        self._before_first = before_first
         self._confirmed = 0.0
         self._task: asyncio.Task[None] | None = None
 
@@ -86,17 +92,18 @@ class Feed:
 
     async def _reload(self) -> None:
         started = self._loop.time()
-        snapshot = await asyncio.to_thread(_load, self.snapshot)
+        snapshot = await asyncio.to_thread(self._load, self.snapshot)
         self.snapshot, self._confirmed = snapshot, started
         self._swapped(snapshot)
         logger.debug(
             "policy version %d is in force after %.0f ms", snapshot.version, (self._loop.time() - started) * 1000
         )
 
-
-def _load(before: Snapshot | None) -> Snapshot:
-    close_old_connections()
-    try:
-        return load(before)
-    finally:
+    def _load(self, before: Snapshot | None) -> Snapshot:
         close_old_connections()
+        try:
+            if before is None:
+                self._before_first()
+            return load(before)
+        finally:
+            close_old_connections()

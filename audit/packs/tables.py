@@ -51,7 +51,8 @@ def write_csv(files: Files, name: str, header: tuple[str, ...], rows: Iterable[t
 
 def changes(scope: PackScope) -> Iterator[tuple[Any, ...]]:
     """A row for each field that changed, and one for what was done without a field."""
-    rows: QuerySet[Record] = scope.rows().filter(kind=Record.Kind.CONFIG).order_by("at", "id")
+    changed = Q(kind=Record.Kind.CONFIG) | Q(code="configuration_changed")
+    rows: QuerySet[Record] = scope.rows().filter(changed).order_by("at", "id")
     for record in rows.iterator(_A_WRITE):
         detail = detail_of(record)
         known = (

@@ -17,6 +17,7 @@ from procrastinate.contrib.django import app
 
 from agents.runs import QUEUE
 from agents.worker import AgentWorker, serve
+from audit.configured import note_configuration
 from audit.ledger import record
 from audit.sealing import process
 from audit.streams.worker import StreamWorker
@@ -71,6 +72,7 @@ def _record(code: str) -> None:
     """That this process works, or that it is done; a database that is away must not keep it from either."""
     try:
         record(process_event(code, "worker jobs"))
+        note_configuration("worker jobs")
     except DatabaseError as error:
         logger.warning("that the job worker starts or stops is not on record: %s", str(error).partition("\n")[0])
     finally:
