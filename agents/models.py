@@ -11,6 +11,7 @@ from django.core.validators import MaxLengthValidator, MaxValueValidator, MinVal
 from django.db import models
 
 from access.models import Role
+from audit.masked import MaskedTextField
 from keyring.fields import EncryptedJSONField
 from tools.models import Toolset, slug
 
@@ -65,7 +66,7 @@ class ModelProvider(models.Model):
     enabled = models.BooleanField(default=True, help_text="When off, runs of its agents fail.")
     checked_at = models.DateTimeField(null=True, editable=False)
     check_ok = models.BooleanField("last check", null=True, editable=False)
-    check_message = models.TextField(blank=True, editable=False)
+    check_message = MaskedTextField(longest=1000, blank=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 
@@ -147,7 +148,7 @@ class Run(models.Model):
     on_behalf_of = models.CharField(max_length=150, help_text="User name of who started it.")
     status = models.CharField(max_length=16, choices=Status.choices, default=Status.QUEUED)
     code = models.CharField(max_length=40, blank=True, help_text="`ok`, or the stable word for why it failed.")
-    message = models.TextField(blank=True, help_text="The same for people.")
+    message = MaskedTextField(blank=True, help_text="The same for people.")
     input = EncryptedJSONField()
     output = EncryptedJSONField(null=True)
     model = models.CharField(max_length=200, blank=True, help_text="The model that was asked.")

@@ -17,6 +17,7 @@ from agents.models import Agent, Run, Step, validate_input
 from audit.caller import caller_of
 from audit.entry import Entry
 from audit.ledger import record
+from audit.masking import known
 from audit.models import Record
 
 QUEUE = "agents"
@@ -153,7 +154,8 @@ def finish(run_id: uuid.UUID, ending: Ending) -> bool:
 
 
 def _end(run: Run, ending: Ending) -> None:
-    run.status, run.code, run.message = ending.status, ending.code, ending.message[:_LONGEST_MESSAGE]
+    run.status, run.code = ending.status, ending.code
+    run.message = known().refresh().text(ending.message)[:_LONGEST_MESSAGE]
     run.output = None if ending.output is None else ending.output[:_LONGEST_OUTPUT]
     run.finished_at = timezone.now()
     run.save(update_fields=["status", "code", "message", "output", "finished_at"])

@@ -175,7 +175,7 @@ class AgentWorker:
 
 def _note_check(provider_id: uuid.UUID, ok: bool, message: str) -> None:
     found = ModelProvider.objects.filter(pk=provider_id)
-    found.update(checked_at=timezone.now(), check_ok=ok, check_message=message[:1000])
+    found.update(checked_at=timezone.now(), check_ok=ok, check_message=message)
 
 
 async def _engine() -> Any:

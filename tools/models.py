@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 
+from audit.masked import MaskedTextField
 from keyring.fields import EncryptedJSONField
 
 slug = RegexValidator(r"^[a-z0-9][a-z0-9-]{0,47}\Z", "Use 1 to 48 lower-case letters, digits and hyphens.")
@@ -50,7 +51,7 @@ class DataSource(models.Model):
     )
     checked_at = models.DateTimeField(null=True, editable=False)
     check_ok = models.BooleanField("last check", null=True, editable=False)
-    check_message = models.TextField(blank=True, editable=False)
+    check_message = MaskedTextField(blank=True, editable=False)
     synced_at = models.DateTimeField(null=True, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -73,7 +74,7 @@ class Synchronisation(models.Model):
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     found = models.JSONField(default=dict, help_text="Names of tools by what became of them.")
-    error = models.TextField(blank=True, help_text="Why it failed; empty when it did not.")
+    error = MaskedTextField(blank=True, help_text="Why it failed; empty when it did not.")
 
     class Meta:
         default_permissions = ()

@@ -14,6 +14,7 @@ from procrastinate.contrib.django.models import ProcrastinateJob
 
 from audit.caller import Caller
 from audit.ledger import Entry, record
+from audit.masking import known
 from audit.models import Record
 from keyring.keys import DecryptionError
 from tools.connectors.base import ConnectorError
@@ -61,7 +62,7 @@ def synchronise(source: DataSource, caller: Caller, door: str, job_id: int | Non
             _finish(source, found=outcome.told(), error="")
             _record(source, caller, door, {"ok": True, **outcome.told()})
     except (ConnectorError, DecryptionError, ValueError) as error:
-        message = str(error) or type(error).__name__
+        message = known().refresh().text(str(error) or type(error).__name__)
         with transaction.atomic():
             _finish(source, error=message)
             _record(source, caller, door, {"ok": False, "message": message})

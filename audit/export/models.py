@@ -8,6 +8,7 @@ from django.db import models
 from django.utils import timezone
 
 from audit.entry import uuid7
+from audit.masked import MaskedTextField
 
 
 class Export(models.Model):
@@ -53,7 +54,7 @@ class Export(models.Model):
     size = models.BigIntegerField("bytes", default=0)
     digest = models.TextField("SHA-256 of the archive", blank=True, default="")
     manifest = models.TextField("SHA-256 of the manifest", blank=True, default="")
-    problem = models.TextField(blank=True, default="")
+    problem = MaskedTextField(blank=True, default="")
     started_at = models.DateTimeField(null=True)
     finished_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)

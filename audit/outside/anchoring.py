@@ -15,6 +15,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from audit.changes import record_event
+from audit.masking import known
 from audit.models import Record
 from audit.outside.contradictions import NotContradicted, settled, take_down
 from audit.outside.models import Anchor, Contradiction, SinkState
@@ -140,7 +141,7 @@ def _note_failure(sink: Sink, now: datetime, error: str) -> None:
     failures = 1 + (before.failures if before else 0)
     wait = min(_FIRST_WAIT * (1 << min(failures - 1, 10)), _LONGEST_WAIT)
     since = before.failing_since if before and before.failing_since else now
-    told = error[:1000]
+    told = known().refresh().text(error)[:1000]
     state = {"tried_at": now, "next_at": now + wait, "failures": failures, "failing_since": since, "error": told}
     with transaction.atomic():
         SinkState.objects.update_or_create(sink=sink.name, defaults=state)

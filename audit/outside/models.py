@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from django.db import models
 
+from audit.masked import MaskedTextField
+
 
 class Cosignature(models.Model):
     """What a witness signed. Append-only."""
@@ -87,7 +89,7 @@ class SinkState(models.Model):
     next_at = models.DateTimeField()
     failures = models.IntegerField()
     failing_since = models.DateTimeField(null=True)
-    error = models.TextField()
+    error = MaskedTextField()
 
     class Meta:
         managed = False

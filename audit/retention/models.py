@@ -12,6 +12,8 @@ from django.db import models
 from django.db.models import Q
 from django.utils import timezone
 
+from audit.masked import MaskedTextField
+
 STANDARD = "standard"
 _LONGEST_MONTHS = 1200
 
@@ -148,7 +150,7 @@ class Archive(models.Model):
     first_seq = models.BigIntegerField(null=True)
     last_seq = models.BigIntegerField(null=True)
     manifest = models.CharField(max_length=64, blank=True, help_text="SHA-256 of manifest.json.")
-    error = models.TextField(blank=True)
+    error = MaskedTextField(blank=True)
 
     class Meta:
         verbose_name = "archive"
@@ -198,7 +200,7 @@ class Expiry(models.Model):
     dropped_at = models.DateTimeField(null=True)
     withdrawn_by = models.CharField(max_length=150, blank=True)
     withdrawn_at = models.DateTimeField(null=True)
-    problem = models.TextField(blank=True, help_text="Why the last attempt to drop it failed.")
+    problem = MaskedTextField(blank=True, help_text="Why the last attempt to drop it failed.")
 
     class Meta:
         verbose_name = "expiry"

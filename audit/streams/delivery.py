@@ -22,6 +22,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from audit.masking import known
 from audit.streams import sealed
 from audit.streams.messages import Message, told, trial
 from audit.streams.sealed import Filters, Gone, Stretch
@@ -226,7 +227,7 @@ class Delivery:
         cursor.execute(
             "UPDATE audit_streamstate SET failed_at = now(), failing_since = coalesce(failing_since, now()), error = %s"
             " WHERE stream_id = %s",
-            [str(error)[:_LONGEST_ERROR], self._work.stream_id],
+            [_told(error), self._work.stream_id],
         )
         self._pause(cursor, seconds)
 
@@ -245,7 +246,7 @@ class Delivery:
         try:
             self._sender.send([trial(self._work.stream_id, state["by"])])
         except NotDelivered as error:
-            ok, said = False, str(error)[:_LONGEST_ERROR]
+            ok, said = False, _told(error)
         cursor.execute(
             "UPDATE audit_streamstate SET test_asked_at = NULL, tested_at = now(), test_ok = %s, test_message = %s"
             " WHERE stream_id = %s",
@@ -273,6 +274,11 @@ class Delivery:
 def lock_key(stream_id: uuid.UUID) -> int:
     """The second key of a stream's advisory lock, which has 32 bits."""
     return zlib.crc32(stream_id.bytes) - 2**31
+
+
+def _told(error: NotDelivered) -> str:
+    """What a receiver answered may repeat what it was sent."""
+    return known().masker.text(str(error))[:_LONGEST_ERROR]
 
 
 def _state(cursor: psycopg.Cursor[Any], stream_id: Any) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 
+from audit.masked import MaskedTextField
 from keyring.fields import EncryptedJSONField
 
 slug = RegexValidator(r"^[a-z0-9][a-z0-9-]{0,47}\Z", "Use 1 to 48 lower-case letters, digits and hyphens.")
@@ -79,12 +80,12 @@ class StreamState(models.Model):
     acknowledged_at = models.DateTimeField(null=True)
     failing_since = models.DateTimeField(null=True)
     failed_at = models.DateTimeField(null=True)
-    error = models.TextField(blank=True)
+    error = MaskedTextField(longest=500, blank=True)
     missed = models.BigIntegerField(default=0, help_text="Records that were gone before they could be sent.")
     test_asked_at = models.DateTimeField(null=True)
     tested_at = models.DateTimeField(null=True)
     test_ok = models.BooleanField(null=True)
-    test_message = models.TextField(blank=True)
+    test_message = MaskedTextField(blank=True)
     alarm = models.CharField(max_length=16, blank=True, help_text="The alarm that was last put on record.")
 
     class Meta:

@@ -13,6 +13,7 @@ import psycopg
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections
 
+from audit.masking import known
 from audit.streams.delivery import Delivery, Work
 from audit.streams.models import Stream, StreamState
 from audit.streams.options import Refused, SyslogOptions, filters_of, options_of, receiver
@@ -69,6 +70,8 @@ class StreamWorker:
         """Start what should run and does not, and end what was changed: it starts anew at the next look."""
         close_old_connections()
         try:
+            # Deliveries ask no database of Django's: what they are told is masked with what is known from here.
+            known().current()
             wanted = {each.pk: each for each in Stream.objects.select_related("state") if _is_wanted(each)}
         finally:
             close_old_connections()
@@ -115,7 +118,7 @@ def sender_of(stream: Stream, connect: Connect) -> Sender:
 
 
 def _note_unusable(stream: Stream, said: str) -> None:
-    now = {"failed_at": datetime.now(tz=None).astimezone(), "error": f"It cannot be used: {said}"[:500]}
+    now = {"failed_at": datetime.now(tz=None).astimezone(), "error": f"It cannot be used: {said}"}
     StreamState.objects.filter(stream=stream).update(**now, test_asked_at=None)
     StreamState.objects.filter(stream=stream, failing_since=None).update(failing_since=now["failed_at"])
 

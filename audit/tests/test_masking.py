@@ -8,13 +8,15 @@ import uuid
 from urllib.parse import quote
 
 import pytest
+from django.apps import apps
 
 from audit.ledger import Entry, record
+from audit.masked import MaskedTextField
 from audit.masking import MASK, Known, Masker, known
 from audit.models import Record
 from audit.opening import payload_of
 from audit.payload import SALT_BYTES
-from tools.models import DataSource
+from tools.models import DataSource, Synchronisation
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END RSA PRIVATE KEY-----"
@@ -123,3 +125,31 @@ def test_what_is_known_changes_with_the_sources() -> None:
     source.save()
     assert mine.refresh().text("canary-one canary-two") == f"canary-one {MASK}"
     assert known() is known()
+
+
+SAID_BY_OTHERS = {"error", "problem", "message", "check_message", "test_message"}
+
+
+def test_every_column_for_what_others_say_is_masked() -> None:
+    columns = [
+        each for model in apps.get_models() for each in model._meta.concrete_fields if each.name in SAID_BY_OTHERS
+    ]
+    ours = [
+        each for each in columns if each.model.__module__.partition(".")[0] in ("audit", "tools", "agents", "gateway")
+    ]
+    assert len(ours) >= 9
+    assert [str(each) for each in ours if not isinstance(each, MaskedTextField)] == []
+
+
+@pytest.mark.django_db
+def test_what_an_upstream_repeats_of_a_secret_is_not_kept_and_not_cut_in_the_middle() -> None:
+    source = DataSource.objects.create(name="desk", kind="mcp", secrets={"bearer_token": "canary-hunter2"})
+    said = "refused canary-hunter2"
+    for change in (
+        lambda: Synchronisation.objects.create(source=source, error=said),
+        lambda: Synchronisation.objects.update(error=said),
+    ):
+        change()
+        assert Synchronisation.objects.get().error == f"refused {MASK}"
+    field = MaskedTextField(longest=20)
+    assert field.get_prep_value(f"twelve chars {'canary-hunter2'}") == f"twelve chars {MASK}"[:20]

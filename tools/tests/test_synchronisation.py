@@ -131,21 +131,21 @@ def test_a_second_one_is_refused_while_the_first_is_under_way(jobs, offered):
 
 
 def test_a_failure_is_shown_and_on_record_and_leaves_the_tools(jobs, root, offered):
-    source = make_source()
+    source = make_source(secrets={"bearer_token": "canary-hunter2"})
     offered("read")
     synchronise(source, DORA, "rest")
-    offered(error=ConnectorError("upstream_timeout", "No <b>answer</b> in time."))
+    offered(error=ConnectorError("upstream_timeout", "No <b>answer</b> to canary-hunter2 in time."))
     press(root, source)
     work()
     part = root.get(url(source, "state")).content.decode()
-    assert "No &lt;b&gt;answer&lt;/b&gt; in time." in part
+    assert "No &lt;b&gt;answer&lt;/b&gt; to [secret] in time." in part
     assert Tool.objects.get().enabled
     failed = records(source)[-1]
     assert json.loads(failed.detail) | {"label": ""} == {
         "action": "sync",
         "label": "",
         "ok": False,
-        "message": "No <b>answer</b> in time.",
+        "message": "No <b>answer</b> to [secret] in time.",
     }
 
 

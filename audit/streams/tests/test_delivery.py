@@ -352,10 +352,10 @@ def test_a_test_message_does_not_move_the_place_and_goes_out_also_when_switched_
 def test_a_test_says_why_it_failed(book, deliver, hook, authority):
     book.begin()
     book.ask_to_test()
-    hook.script.append(answers(401, body=b"who are you?"))
+    hook.script.append(answers(401, body=b"who is mcps_" + b"x" * 43))
     deliver(book.work(), web_sender(book, hook, authority))
     until(lambda: book.state["test_asked_at"] is None)
-    assert (book.state["test_ok"], book.state["test_message"]) == (False, "The receiver answered 401: who are you?.")
+    assert (book.state["test_ok"], book.state["test_message"]) == (False, "The receiver answered 401: who is [secret].")
 
 
 # --- Syslog ----------------------------------------------------------------------------------------------------------
