@@ -2269,17 +2269,24 @@ class ExportCheck:
         looked = list(self._look())
         self._check_places(looked, heads)
         if self._witnessed:
-            newest = max(self._heads, default=None)
-            kept = self._witnessed
-            if newest is not None and newest >= kept.head.number and kept.head.number not in self._heads:
-                self.report.note(f"The export does not hold head {kept.head.number}, which the witness keeps.")
-            else:
-                found = self._heads.get(kept.head.number)
-                breaks = [each for each in self._heads.values() if each.broken is not None]
-                how = Breaks(breaks, self._options.accepted)
-                check_witnessed(self.report, kept, found, newest, self._trust, self._signers.origin, how)
+            self._check_witness(self._witnessed)
         self._trust.explain(self.report, self._signers.used)
         return self.report
+
+    def _check_witness(self, kept: Witnessed) -> None:
+        """The export holds a few heads, and the ledger and its witness went on after it was made."""
+        head, newest = kept.head, self._heads[max(self._heads)] if self._heads else None
+        other = newest is not None and head.origin == newest.origin and head.number not in self._heads
+        if newest is not None and other and (head.number < newest.number or head.sealed_at >= newest.sealed_at):
+            self.report.note(
+                f"The export does not hold head {head.number} of {_time(head.sealed_at)}, which the witness keeps;"
+                f" its newest is {newest.number} of {_time(newest.sealed_at)}. Whether one continues the other is"
+                " told by a consistency proof (verify.py consistency)."
+            )
+            return
+        number, found = newest.number if newest else None, self._heads.get(head.number)
+        how = Breaks([each for each in self._heads.values() if each.broken is not None], self._options.accepted)
+        check_witnessed(self.report, kept, found, number, self._trust, self._signers.origin, how)
 
     def _check_manifest(self) -> None:
         note, purpose = self._box.read("manifest.sig"), str(self._manifest.get("purpose", "export"))

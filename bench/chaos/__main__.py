@@ -24,8 +24,8 @@ from bench.chaos.site import CALL_SECONDS, Site
 from bench.processes import BenchError, Stage
 
 BACK_SECONDS = 10.0
-# After all was killed, PostgreSQL recovers while every other process starts anew as well.
-_LONGER = {"all": 30.0}
+# Where no web worker is left, they have to start, and the supervisor waits longer each time.
+_LONGER = {"all": 30.0, "need": 30.0}
 _GIVE_UP_SECONDS = 60.0
 _SERVED = 10
 # The job that closes intents: their time, half a minute more, two turns of a minute each.

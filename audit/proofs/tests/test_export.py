@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import zipfile
+from datetime import timedelta
 
 import pytest
 from django.db import connection
@@ -164,6 +165,13 @@ def test_what_is_made_to_mislead_or_to_fail_is_told(export, evidence, hostile, s
     sign_anew(export, evidence.signer, 40)
     assert main(["export", str(export), "--key", str(evidence.signer.key), "--jobs", "1"]) == 1
     assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("hours", "wanted"), [(1, "OK"), (-1, "ROLLED_BACK")])
+def test_a_witness_went_on_after_the_export_but_not_before_it(export, evidence, tmp_path, hours, wanted):
+    evidence.head(evidence.heads[-1].sealed_at + timedelta(hours=hours))
+    (tmp_path / "kept").write_text(evidence.rows["audit_head"][-1][-1])
+    assert verdict(export, evidence, witness=str(tmp_path / "kept")).verdict == wanted
 
 
 def test_an_archive_that_holds_a_file_twice_is_told(export, evidence, tmp_path):
