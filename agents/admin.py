@@ -26,7 +26,8 @@ from agents.configuration import api_key_of
 from agents.forms import ModelProviderForm
 from agents.models import LONGEST_INPUT, Agent, ModelProvider, Run
 from agents.providers import ask_to_test, record_test
-from agents.runs import RunRefused, cancel_run, start_run
+from agents.runs import WITHHELD, RunRefused, cancel_run, may_read, start_run
+from audit.arguments import PERMISSION
 from audit.doors import ReadOnlyAdmin, RecordedAdmin
 from audit.theme import action, badge, dialog, display, go_to, mono
 
@@ -337,6 +338,13 @@ class RunAdmin(ReadOnlyAdmin):
         rows: QuerySet[Run] = super().get_queryset(request)
         return rows if request.user.has_perm("agents.view_run") else rows.filter(started_by=request.user.pk)
 
+    def get_list_display(self, request: HttpRequest) -> Any:
+        """Without the tasks, for whom those of others are not."""
+        listed = super().get_list_display(request)
+        if request.user.has_perm("agents.view_run") and not request.user.has_perm(PERMISSION):
+            return [name for name in listed if name != "shown_task"]
+        return listed
+
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Whoever may view runs, and who started this one; `get_queryset` leaves out the others."""
         return super().has_view_permission(request, obj) or request.user.has_perm("agents.run_agent")
@@ -357,7 +365,8 @@ class RunAdmin(ReadOnlyAdmin):
                 raise PermissionDenied
             cancel_run(run, actor=_user(request), door=_DOOR, request=request)
             return HttpResponseRedirect(request.path)
-        return run_page(request, self.admin_site, run.agent, run, task=str(run.input))
+        task = str(run.input) if may_read(request.user, run) else WITHHELD
+        return run_page(request, self.admin_site, run.agent, run, task=task)
 
     @display(description="Status", ordering="status")
     def shown_status(self, run: Run) -> SafeString:

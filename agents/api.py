@@ -24,7 +24,7 @@ from agents.configuration import Refused, api_key_of, check_provider, set_api_ke
 from agents.events import MOST_STREAMS, events, followed, has_too_many, step_body
 from agents.models import LONGEST_INPUT, Agent, ModelProvider, Run
 from agents.providers import ask_to_test, record_test
-from agents.runs import RunRefused, cancel_run, start_run
+from agents.runs import WITHHELD, RunRefused, cancel_run, may_read, start_run
 from audit.doors import RecordedViewSet
 from gateway.api import TRACE, traceparent_of
 from tools.models import Toolset
@@ -277,7 +277,17 @@ class FullRunSerializer(RunSerializer):
     @extend_schema_field(StepSerializer(many=True))
     def get_steps(self, run: Run) -> list[dict[str, Any]]:
         """In order."""
-        return [step_body(step) for step in run.steps.order_by("number")]
+        return [step_body(step, self._whole(run)) for step in run.steps.order_by("number")]
+
+    def to_representation(self, run: Run) -> dict[str, Any]:
+        """Without its contents, for whom they are not."""
+        shown = super().to_representation(run)
+        if not self._whole(run):
+            shown |= {name: WITHHELD for name in ("input", "output") if shown[name] is not None}
+        return shown
+
+    def _whole(self, run: Run) -> bool:
+        return may_read(self.context["request"].user, run)
 
 
 class AgentViewSet(RecordedViewSet, viewsets.ModelViewSet[Agent]):
@@ -405,7 +415,7 @@ class RunViewSet(viewsets.ReadOnlyModelViewSet[Run]):
             raise exceptions.Throttled(_STREAM_SECONDS, message, code="too_many_streams")
         seen = request.headers.get("Last-Event-ID", "0")
         after = int(seen) if seen.isascii() and seen.isdecimal() and len(seen) < 9 else 0
-        told = events(run.pk, after, self._may_still_follow)
+        told = events(run.pk, after, self._may_still_follow, whole=may_read(request.user, run))
         stream = StreamingHttpResponse(followed(reader, told), content_type="text/event-stream")
         # Proxies that would gather the answer are told not to (nginx).
         stream["Cache-Control"], stream["X-Accel-Buffering"] = "no-store", "no"

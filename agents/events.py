@@ -19,6 +19,7 @@ from django.db import connection
 
 from agents.live import listening
 from agents.models import Run, Step
+from agents.runs import WITHHELD
 
 _HEARTBEAT_SECONDS = 15.0
 _POLL_SECONDS = 2.0
@@ -30,14 +31,14 @@ _open: Counter[int] = Counter()
 _LIVE = frozenset({"delta", "calling"})
 
 
-def step_body(step: Step) -> dict[str, Any]:
-    """A step as JSON."""
+def step_body(step: Step, whole: bool = True) -> dict[str, Any]:
+    """A step as JSON; without `whole`, what was said, sent and answered is withheld."""
     return {
         "number": step.number,
         "kind": step.kind,
         "tool": step.tool or None,
         "tool_call": step.tool_call or None,
-        "content": step.content,
+        "content": step.content if whole else _outline(step),
         "code": step.code,
         "call": str(step.call_id) if step.call_id else None,
         "record": str(step.record_id) if step.record_id else None,
@@ -48,13 +49,19 @@ def step_body(step: Step) -> dict[str, Any]:
     }
 
 
-def state_body(run: Run) -> dict[str, Any]:
+def _outline(step: Step) -> dict[str, Any]:
+    if step.kind == Step.Kind.TOOL:
+        return {"arguments": WITHHELD, "result": WITHHELD}
+    return {"text": WITHHELD, "calls": [{"tool": call["tool"]} for call in step.content["calls"]]}
+
+
+def state_body(run: Run, whole: bool = True) -> dict[str, Any]:
     """How far the run is, and how it ended."""
     return {
         "status": run.status,
         "code": run.code,
         "message": run.message,
-        "output": run.output,
+        "output": run.output if whole or run.output is None else WITHHELD,
         "model_calls": run.model_calls,
         "tool_calls": run.tool_calls,
         "input_tokens": run.input_tokens,
@@ -106,8 +113,12 @@ async def followed(user_id: int, told: AsyncIterator[bytes]) -> AsyncIterator[by
             del _open[user_id]
 
 
-async def events(run_id: uuid.UUID, after: int, may: Callable[[], bool] = lambda: True) -> AsyncIterator[bytes]:
+async def events(
+    run_id: uuid.UUID, after: int, may: Callable[[], bool] = lambda: True, *, whole: bool = True
+) -> AsyncIterator[bytes]:
     """The run's events after step `after`, until it has ended, it is gone, or the time of a stream is over.
+
+    Without `whole`, nothing of its contents is told.
 
     `may` says whether the reader may still follow it; a stream ends soon after that was taken away.
     """
@@ -122,19 +133,20 @@ async def events(run_id: uuid.UUID, after: int, may: Callable[[], bool] = lambda
                     return
                 asked = time.monotonic()
             if heard is not None and heard.get("event") in _LIVE:
-                yield event(heard["event"], heard)
+                if whole or heard["event"] != "delta":
+                    yield event(heard["event"], heard)
                 quiet_since = time.monotonic()
             else:
                 run, steps = await sync_to_async(_since)(run_id, after)
                 for step in steps:
-                    yield event("step", step_body(step), step.number)
+                    yield event("step", step_body(step, whole), step.number)
                     after, quiet_since = step.number, time.monotonic()
                 if run is None or run.is_finished:
-                    yield event("end", state_body(run) if run else {"status": "deleted"})
+                    yield event("end", state_body(run, whole) if run else {"status": "deleted"})
                     return
                 if run.status != status:
                     status, quiet_since = run.status, time.monotonic()
-                    yield event("status", state_body(run))
+                    yield event("status", state_body(run, whole))
             if time.monotonic() - quiet_since >= _HEARTBEAT_SECONDS:
                 yield b": still here\n\n"
                 quiet_since = time.monotonic()

@@ -14,6 +14,7 @@ from procrastinate.contrib.django import app
 
 from access.models import User
 from agents.models import Agent, Run, Step, validate_input
+from audit.arguments import PERMISSION
 from audit.caller import caller_of
 from audit.entry import Entry
 from audit.ledger import record
@@ -28,6 +29,14 @@ _NEVER_BEGUN = timedelta(hours=1)
 _MOST_UNFINISHED = 20
 _LONGEST_OUTPUT, _LONGEST_MESSAGE = 256_000, 2_000
 _FAIL_JOB = "UPDATE procrastinate_jobs SET status = 'failed' WHERE id = %s AND status IN ('todo', 'doing')"
+
+
+WITHHELD = f"Withheld: reading it needs the permission {PERMISSION}."
+
+
+def may_read(user: Any, run: Run) -> bool:
+    """Whether the user may read task, answer, arguments and results: one's own, or who may read them in the ledger."""
+    return bool(run.started_by_id == user.pk or user.has_perm(PERMISSION))
 
 
 class RunRefused(Exception):

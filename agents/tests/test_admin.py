@@ -40,7 +40,9 @@ def root() -> Client:
 
 def staff(*permissions: str, roles: tuple[Role, ...] = (), name: str = "simon") -> Client:
     user = User.objects.create_user(name, is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(content_type__app_label="agents", codename__in=permissions))
+    user.user_permissions.set(
+        Permission.objects.filter(content_type__app_label__in=("agents", "audit"), codename__in=permissions)
+    )
     user.groups.set(roles)
     return logged_in(user)
 
@@ -166,8 +168,11 @@ def test_runs_of_others_need_a_permission(root, role):
     runner = staff("run_agent", name="runner")
     assert runner.get(path).status_code == 404
     assert b"Secret." not in runner.get("/admin/agents/run/").content
+    assert b"Secret." in staff("view_run", "read_arguments", name="reader").get(path).content
     viewer = staff("view_run", name="viewer")
-    assert b"Secret." in viewer.get(path).content
+    page = viewer.get(path).content
+    assert (b"Secret." in page, b"audit.read_arguments" in page) == (False, True)
+    assert b"Secret." not in viewer.get("/admin/agents/run/").content
     assert viewer.post(path).status_code == 403
     assert staff(name="nobody").get(path).status_code in (403, 404)
 

@@ -26,7 +26,9 @@ def client_of(user: User) -> APIClient:
 def staff(*permissions: str, roles: tuple[Role, ...] = (), name: str = "simon") -> User:
     user = User.objects.create_user(name)
     codes = [each.partition(".")[2] for each in permissions]
-    user.user_permissions.set(Permission.objects.filter(codename__in=codes, content_type__app_label="agents"))
+    user.user_permissions.set(
+        Permission.objects.filter(codename__in=codes, content_type__app_label__in=("agents", "audit"))
+    )
     user.groups.set(roles)
     return user
 
@@ -178,7 +180,10 @@ def test_everybody_sees_their_own_runs_and_viewers_see_all(an_agent):
         assert client_of(user).get(path).status_code == seen
         assert client_of(user).get(f"{path}events/").status_code == seen
         assert len(client_of(user).get("/api/v1/runs/").json()["results"]) == (seen == 200)
-    assert client_of(mine).get(path).json()["input"] == "Secret task."
+    reader = staff("agents.view_run", "audit.read_arguments", name="reader")
+    for user in (mine, reader):
+        assert client_of(user).get(path).json()["input"] == "Secret task."
+    assert "audit.read_arguments" in client_of(viewer).get(path).json()["input"]
     assert "input" not in client_of(mine).get("/api/v1/runs/").json()["results"][0]
 
 

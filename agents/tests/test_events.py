@@ -42,6 +42,9 @@ async def test_a_finished_run_is_told_from_the_beginning(worker, agent, starter)
     assert [(name, number) for name, number, _ in told] == [("step", 1), ("step", 2), ("step", 3), ("end", None)]
     assert told[-1][2]["status"] == "succeeded"
     assert told[-1][2]["output"] == "The echo says carla@example.com."
+    outline = await all_of(module.events(run.pk, 0, whole=False))
+    assert [(name, number) for name, number, _ in outline] == [(name, number) for name, number, _ in told]
+    assert ("carla" in str(told), "carla" in str(outline)) == (True, False)
 
 
 async def test_a_broken_stream_goes_on_where_it_stopped(worker, agent, starter):
