@@ -121,7 +121,7 @@ def signing_keys() -> Iterator[Check]:
 def _witnesses(name: str) -> Check:
     signed = {each.name: each.at for each in evidence.witnesses()}
     expected = sorted({each.name for each in settings.LEDGER_WITNESSES} | set(signed))
-    lacking = " ".join(shortcomings())
+    lacking = " ".join(shortcomings(expected))
     if not expected:
         return Check(name, State.WARN, "No witness signs heads.", f"{lacking} See docs/auditor.md.")
     late = _late(expected, signed, _WITNESS_AGE)

@@ -6,6 +6,7 @@ import os
 import pwd
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import cache
 from urllib.parse import urlsplit
 
@@ -60,12 +61,11 @@ def _can_become(name: str) -> bool:
     return os.geteuid() == 0 and done.returncode == 0
 
 
-def shortcomings() -> list[str]:
-    """What the witnesses of this installation cannot prove, as sentences; none when there is nothing to say."""
-    others = [each for each in settings.LEDGER_WITNESSES if not each.name.endswith("/witness")]
-    if others:
+def shortcomings(names: Sequence[str]) -> list[str]:
+    """What the witnesses of these names cannot prove, as sentences; none when there is nothing to say."""
+    if any(not each.endswith("/witness") for each in names):
         return []
-    if not settings.LEDGER_WITNESSES:
+    if not names:
         return ["No witness signs the heads: run one on another machine, and name its key in LEDGER_WITNESSES."]
     said = ["The only witness runs on this machine: who is root here can change what it remembers. Run another one."]
     if settings.DATA_DIR.exists and witness_user() is None:

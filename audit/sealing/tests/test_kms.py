@@ -12,7 +12,7 @@ from audit.sealing.kms import CannotSign, KmsSigner, public_key
 from audit.sealing.rotation import kms_entry, new_entry
 from audit.sealing.tests.conftest import Ledger, new_signer
 from audit.sealing.tests.kms import ARN, Kms
-from audit.verify import check_note, parse_head, parse_note
+from audit.verify import OK, Options, check_note, parse_head, parse_note, verify_database
 
 PUBLIC = urlsafe_b64encode(bytes(range(32))).decode()
 
@@ -25,18 +25,22 @@ def signer(kms: Kms) -> KmsSigner:
 def test_a_file_hands_over_to_kms_and_back_with_one_signature_a_head(ledger: Ledger, kms: Kms) -> None:
     file, remote = new_signer("s1"), signer(kms)
     ledger.signers = [file]
+    ledger.write(3)
     sealer = ledger.sealer()
     signed_by = []
+    names: list[str] = []
     for signers in ([file], [remote, file], [remote], [file, remote], [file]):
         ledger.signers[:] = signers
-        ledger.clock.now += 5
-        ledger.write()
+        ledger.clock.now += 60
         sealer.step()
         note = parse_note(ledger.notes()[-1])
         keys = {str(key_of(parse_head(note.text).origin, each)): each.name for each in (file, remote)}
-        signed_by.append([keys[each] for each in check_note(note, list(keys))])
+        names = list(keys)
+        signed_by.append([keys[each] for each in check_note(note, names)])
     assert signed_by == [["s1"], ["s1", "s2"], ["s2"], ["s2", "s1"], ["s1"]]
     assert kms.asked == ["Sign"] * 3
+    found = verify_database(ledger.dsn, Options(keys=(names[0],)))
+    assert found.verdict == OK, str(found)
 
 
 @pytest.mark.django_db(databases=[])
