@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import psycopg
 from django.db import DatabaseError, close_old_connections
+from psycopg.abc import RV, PQGen
+from psycopg.rows import TupleRow
 
 from access.snapshot import Snapshot, load
 
@@ -19,6 +21,17 @@ _BURST_SECONDS = 0.02
 _STALE_SECONDS = 4.5
 _RETRY_SECONDS = 0.5
 _ANSWER_SECONDS = 1.5
+_LOOK_UP_SECONDS = 60.0
+
+
+class Listening(psycopg.AsyncConnection[TupleRow]):
+    """A connection that mostly waits. Psycopg looks up ten times a second, so that Ctrl-C is heard; the signals of an
+    event loop wake it anyway.
+    """
+
+    async def wait(self, gen: PQGen[RV], interval: float = 0, timeout: float | None = None) -> RV:  # noqa: ASYNC109
+        """As psycopg's, looking up more seldom."""
+        return await super().wait(gen, max(interval, _LOOK_UP_SECONDS), timeout)
 
 
 class Feed:
@@ -71,7 +84,7 @@ class Feed:
             await asyncio.sleep(_RETRY_SECONDS)
 
     async def _listen(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(
+        connection = await Listening.connect(
             self._conninfo, autocommit=True, connect_timeout=5, application_name="mcpsite policy",
             options="-c statement_timeout=5000 -c tcp_user_timeout=5000",
         )  # fmt: skip

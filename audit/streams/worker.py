@@ -70,9 +70,12 @@ class StreamWorker:
         """Start what should run and does not, and end what was changed: it starts anew at the next look."""
         close_old_connections()
         try:
-            # Deliveries ask no database of Django's: what they are told is masked with what is known from here.
-            known().current()
-            wanted = {each.pk: each for each in Stream.objects.select_related("state") if _is_wanted(each)}
+            # Most sites have none, and are asked once a second.
+            found = Stream.objects.select_related("state") if Stream.objects.exists() else ()
+            wanted = {each.pk: each for each in found if _is_wanted(each)}
+            if wanted or self._running:
+                # Deliveries ask no database of Django's: what they are told is masked with what is known from here.
+                known().current()
         finally:
             close_old_connections()
         for pk, running in list(self._running.items()):

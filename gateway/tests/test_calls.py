@@ -8,13 +8,16 @@ import json
 import uuid
 from typing import Any
 
+import psycopg
 import pytest
+from django.conf import settings
 from django.db import connection
 
 from access.models import ApiToken, Grant, User
 from audit.ledger import LedgerUnavailable
 from audit.opening import payload_of
 from gateway.app import Gateway
+from gateway.feed import Listening
 from gateway.tests.conftest import Company, FakeConnector, call, in_thread, legacy_call, post, records, until
 from mcpsite.postgres import conninfo
 from tools.connectors.base import ConnectorError
@@ -263,6 +266,21 @@ async def test_a_lost_notification_is_made_good_within_five_seconds(gateway: Gat
     await change(quietly, gateway)
     assert loop.time() - started < 5
     assert (await call(gateway, company.token, "echo")).error["message"] == "Unknown tool: echo"
+
+
+async def test_who_listens_sleeps_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[float] = []
+    wait = psycopg.waiting.wait_async
+
+    def watched(*arguments: Any, interval: float, **options: Any) -> Any:
+        looks.append(interval)
+        return wait(*arguments, interval=interval, **options)
+
+    async with await Listening.connect(conninfo(settings.DATABASES["default"]), autocommit=True) as connection:
+        monkeypatch.setattr("psycopg.waiting.wait_async", watched)
+        async for _ in connection.notifies(timeout=0.01):
+            pass
+    assert min(looks) >= 1
 
 
 async def test_a_snapshot_that_cannot_be_confirmed_allows_nothing(gateway: Gateway, company: Company) -> None:

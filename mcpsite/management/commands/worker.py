@@ -12,8 +12,8 @@ import uvloop
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 from django.db import DatabaseError, connection
-from procrastinate import App
-from procrastinate.contrib.django import app
+from procrastinate import App, PsycopgConnector
+from procrastinate.contrib.django import app, connector_params
 
 from agents.runs import QUEUE
 from agents.worker import AgentWorker, serve
@@ -22,6 +22,7 @@ from audit.ledger import record
 from audit.sealing import process
 from audit.streams.worker import StreamWorker
 from audit.system import process_event
+from gateway.feed import Listening
 from mcpsite import env
 from mcpsite.postgres import conninfo
 from tools.dialling import dial
@@ -59,7 +60,8 @@ class Command(BaseCommand):
         if options["what"] == "sealer":
             _seal()
             return
-        with app.replace_connector(app.connector.get_worker_connector()) as jobs:  # type: ignore[attr-defined]
+        connector = PsycopgConnector(kwargs=connector_params(), connection_class=Listening)
+        with app.replace_connector(connector) as jobs:
             if options["what"] == "agents":
                 uvloop.run(_agents(jobs))
                 return
