@@ -18,12 +18,13 @@ from types import FrameType
 
 import orjson
 
-from bench.measure import Generator, Measurement, Target, measure
+from bench.measure import Generator, Measurement, Target, idle, measure
 from bench.processes import BenchError, Stage
 from bench.report import Goal, Medians, goals, goals_table, ledger_table, medians, table
 from bench.targets import NAMES, start_all
 
 _QUIET = 0.1
+_SETTLE_SECONDS = 10.0
 _DISTURBED = ": compare the columns with each other, and repeat it on a quiet machine for the figures"
 
 
@@ -34,6 +35,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="medians are over so many (default %(default)s)")
     parser.add_argument("--targets", type=_names, default=list(NAMES), help=f"some of {','.join(NAMES)}")
     parser.add_argument("--connections", type=_numbers, default=[1, 8, 32], help="default 1,8,32")
+    parser.add_argument("--idle", type=float, default=60, help="seconds without a call; 0: none (default %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every measurement there")
     return parser.parse_args()
 
@@ -49,9 +51,10 @@ def _numbers(value: str) -> list[int]:
     return [int(number) for number in value.split(",")]
 
 
-def _measure_all(stage: Stage, options: argparse.Namespace) -> tuple[list[Target], list[Measurement]]:
+def _measure_all(stage: Stage, options: argparse.Namespace) -> tuple[list[Target], list[Measurement], Goal]:
     generator = Generator(stage)
     targets = start_all(stage, generator, options.targets)
+    resting = Goal("CPU ms a second of an idle site, engines included", _rest(targets, options.idle), 15)
     found: list[Measurement] = []
     for number in range(options.rounds):
         # Each round begins with another target, so that none always follows the same one.
@@ -61,7 +64,17 @@ def _measure_all(stage: Stage, options: argparse.Namespace) -> tuple[list[Target
                 one = measure(generator, target, connections, options.seconds, options.warmup)
                 found.append(one)
                 _show_progress(number + 1, options.rounds, one)
-    return targets, found
+    return targets, found, resting
+
+
+def _rest(targets: list[Target], seconds: float) -> float | None:
+    """What the site uses while nobody calls, once it has started."""
+    site = next((target for target in targets if target.name == "mcpsite"), None)
+    if site is None or not seconds:
+        return None
+    print(f"the idle site, {seconds:g} s …", file=sys.stderr, flush=True)
+    time.sleep(_SETTLE_SECONDS)
+    return idle(site, seconds)
 
 
 def _show_progress(number: int, rounds: int, one: Measurement) -> None:
@@ -109,7 +122,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="mcpsite-bench-"))
     try:
         with Stage(folder) as stage:
-            targets, found = _measure_all(stage, options)
+            targets, found, resting = _measure_all(stage, options)
     except BenchError as error:
         print(f"The benchmark failed. {error}", file=sys.stderr)
         return 1
@@ -119,7 +132,7 @@ def main() -> int:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     results = medians(found)
-    all_goals = goals(results)
+    all_goals = [*goals(results), resting]
     print(f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine}, took {time.monotonic() - started:.0f} s")
     _print(targets, results, all_goals, options)
     if options.json:

@@ -110,6 +110,17 @@ def measure(
         raise BenchError(f"{target.name}, {connections} connections: {error}") from error
 
 
+def idle(target: Target, seconds: float) -> float:
+    """CPU time, in milliseconds a second, of all its processes and engines while nobody calls it."""
+    before = _all_cpu(target.pid)
+    time.sleep(seconds)
+    return (_all_cpu(target.pid) - before) / seconds
+
+
+def _all_cpu(pid: int) -> float:
+    return sum(map(_cpu, tree(pid).values()))
+
+
 class Watch:
     """How much of the machine others use, from now on."""
 
@@ -119,7 +130,7 @@ class Watch:
 
     @staticmethod
     def _others_ms() -> float:
-        return machine_ms() - sum(_cpu(processes) for processes in tree(os.getpid()).values())
+        return machine_ms() - _all_cpu(os.getpid())
 
     def others(self) -> float:
         """Their part of all cores."""

@@ -272,9 +272,9 @@ async def test_who_listens_sleeps_until_the_time_is_over(monkeypatch: pytest.Mon
     looks: list[float] = []
     wait = psycopg.waiting.wait_async
 
-    def watched(*arguments: Any, interval: float, **options: Any) -> Any:
+    def watched(gen: Any, fileno: int, interval: float, timeout: float | None) -> Any:
         looks.append(interval)
-        return wait(*arguments, interval=interval, **options)
+        return wait(gen, fileno, interval, timeout)
 
     async with await Listening.connect(conninfo(settings.DATABASES["default"]), autocommit=True) as connection:
         monkeypatch.setattr("psycopg.waiting.wait_async", watched)
