@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.utils.dateparse import parse_datetime
 
+from audit.export.scope import moment
 from audit.privacy.occurrence import MOST_RECORDS, Question, search
+
+
+def time(text: str) -> datetime:
+    """The time; without an offset it is UTC. Raises ValueError."""
+    return moment("time", text)
 
 
 class Command(BaseCommand):
@@ -24,14 +31,15 @@ class Command(BaseCommand):
         parser.add_argument("--what", choices=("value", "arguments", "result"), default="value", help="What is given.")
         parser.add_argument("--argument", default="", help="Name or JSON pointer of the argument; empty: any.")
         parser.add_argument("--tool", default="", help="Calls of this tool.")
-        parser.add_argument("--record", default="", help="One record, by its id.")
-        parser.add_argument("--since", type=parse_datetime, help="From this time on (ISO 8601).")
-        parser.add_argument("--until", type=parse_datetime, help="Before this time (ISO 8601).")
+        parser.add_argument("--record", type=UUID, help="One record, by its id.")
+        parser.add_argument("--since", type=time, help="From this time on (ISO 8601).")
+        parser.add_argument("--until", type=time, help="Before this time (ISO 8601).")
         parser.add_argument("--reason", required=True, help="Why; it stands in the record of the search.")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Search and say where it occurs."""
-        fields: dict[str, Any] = {name: options[name] for name in ("argument", "tool", "record", "since", "until")}
+        fields: dict[str, Any] = {name: options[name] for name in ("argument", "tool", "since", "until")}
+        fields["record"] = str(options["record"] or "")
         candidate = sys.stdin.read().removesuffix("\n")
         try:
             report = search(Question(**{options["what"]: candidate, **fields}), options["reason"], door="command")

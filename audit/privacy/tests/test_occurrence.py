@@ -238,3 +238,6 @@ def test_the_command_takes_the_candidate_from_standard_input(monkeypatch: pytest
     monkeypatch.setattr("sys.stdin", io.StringIO("x"))
     with pytest.raises(CommandError, match="Name a tool"):
         call_command("find_value", "--reason", "case", stdout=out)
+    for wrong in ("--since=yesterday", "--until=2026-13-01", "--record=x"):
+        with pytest.raises(CommandError, match=f"argument {wrong.partition('=')[0]}: invalid"):
+            call_command("find_value", "--tool", tool, "--reason", "case", wrong, stdout=out)
