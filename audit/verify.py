@@ -2203,6 +2203,8 @@ def _look_at_lines(part: Part, stream: Any) -> Looked:
                 number += 1
                 document, found = _look_at_record(number, line)
                 lines += found[: _KEPT - len(lines)]
+                if len(line) > _LONGEST_LINE:
+                    break  # its rest would be taken for further lines
                 if document is None or document["seq"] is None:
                     unsealed += document is not None
                     continue
