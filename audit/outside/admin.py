@@ -11,7 +11,18 @@ from django.utils.safestring import SafeString
 from audit.doors import ReadOnlyAdmin
 from audit.outside.contradictions import settled
 from audit.outside.models import Anchor, Contradiction
-from audit.theme import badge, code_block, display, mono
+from audit.theme import badge, code_block, display, mono, with_code
+
+_MEANINGS = {
+    Contradiction.Code.BEHIND: "The ledger has gone back to an older state: records that were sealed are missing now.",
+    Contradiction.Code.FORKED: "The ledger has signed two heads in the same place: it was changed, or an older state of"
+    " it was restored and went on.",
+    Contradiction.Code.INCONSISTENT: "Records that were sealed are not what they were: the ledger was changed.",
+}
+_SETTLED_BY = (
+    " Keep the signed head below, and look with `manage.py verify_ledger` for what differs. If a backup was restored on"
+    " purpose, `manage.py ledger accept-restore` signs a break, which settles it. Otherwise treat it as tampering."
+)
 
 
 @admin.register(Contradiction)
@@ -22,7 +33,7 @@ class ContradictionAdmin(ReadOnlyAdmin):
     list_display_links = ("at",)
     list_per_page = 50
     show_full_result_count = False
-    fields = ("state", "what", "source", "head", "sealed_at", "at", "signed")
+    fields = ("state", "meaning", "source", "head", "sealed_at", "at", "signed")
     empty_title = "Nothing is held against the ledger"
     empty_text = "Witnesses and anchors have no head that the ledger does not have."
 
@@ -30,6 +41,15 @@ class ContradictionAdmin(ReadOnlyAdmin):
     def what(self, found: Contradiction) -> str:
         """In words."""
         return found.get_code_display()
+
+    @display(description="What to do")
+    def meaning(self, found: Contradiction) -> SafeString:
+        """What the finding says of the ledger, and what settles it."""
+        if settled(found.sealed_at):
+            return with_code(
+                "Nothing: a restore was accepted afterwards, with a signed break and a record that says why."
+            )
+        return with_code(_MEANINGS[Contradiction.Code(found.code)] + _SETTLED_BY)
 
     @display(description="State")
     def state(self, found: Contradiction) -> SafeString:

@@ -122,7 +122,7 @@ class PrivacyAdmin(ReadOnlyAdmin):
             done = erase(given["kind"], given["value"], given["reason"], door="admin", request=request)
         except (UnknownSubject, ErasureRefused, Held) as refused:
             messages.error(request, f"Nothing was erased. {refused}")
-            return self._page(request, status=400)
+            return self._page(request, status=400, value=given["value"])
         messages.success(request, f"Erased: {done.keys} keys of {len(done.months)} months are destroyed.")
         return HttpResponseRedirect(self._address())
 

@@ -9,16 +9,18 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connection
+from django.test import Client
+from django.urls import reverse
 from rest_framework.test import APIClient
 
-from access.models import Role, Scope, ServiceAccount
+from access.models import Role, Scope, ServiceAccount, User
 from access.tokens import issue
 from audit import verify
 from audit.models import Record
 from audit.outside import witnesses
 from audit.outside.contradictions import unsettled
 from audit.outside.cosignatures import SILENT_AFTER, standings
-from audit.outside.models import Cosignature
+from audit.outside.models import Contradiction, Cosignature
 from audit.outside.tests.heads import codes, cosigned, signers, store
 from audit.tests.logs import Log
 from audit.witness import Signer, main
@@ -136,10 +138,21 @@ def test_a_later_break_settles_it_and_an_earlier_one_does_not(settings):
     store(backup, 2)
     api.post(CONTRADICTIONS, {"code": "head_behind", "note": cosigned(log, 3, signer)})
     assert len(unsettled()) == 1
+    assert "manage.py ledger accept-restore" in page_of_the_contradiction()
     backup.at = log.at
     backup.break_off("the backup of noon was restored")
     store(backup, 3)
     assert unsettled() == []
+    assert "a restore was accepted afterwards" in page_of_the_contradiction()
+
+
+def page_of_the_contradiction() -> str:
+    """As the admin shows it."""
+    auditor, _ = User.objects.get_or_create(username="root", defaults={"is_superuser": True, "is_staff": True})
+    browser = Client()
+    browser.force_login(auditor)
+    address = reverse("admin:audit_contradiction_change", args=(Contradiction.objects.get().pk,))
+    return browser.get(address).content.decode()
 
 
 def test_what_is_not_signed_by_a_witness_or_not_denied_is_refused(settings):
