@@ -18,6 +18,7 @@ import uuid
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from struct import Struct
 
@@ -168,19 +169,25 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What is in all spools: records that the database lacks, and names of files with parts that nobody could read."""
+    """What is in all spools: records that the database lacks, when the file was last written to that was left alone for
+    longest, and names of files with parts that nobody could read.
+    """
 
     records: int
+    since: datetime | None
     aside: tuple[str, ...]
 
 
 def waiting(folder: Path) -> Waiting:
     """What waits there. Takes no locks, and changes nothing. Raises OSError."""
-    records = 0
+    records, times = 0, list[float]()
     for path in folder.glob(f"*{_SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):
-            records += sum(1 for _ in _entries(path.read_bytes()))
-    return Waiting(records, tuple(sorted(path.name for path in folder.glob(f"*{_ASIDE}"))))
+            number, at = sum(1 for _ in _entries(path.read_bytes())), path.stat().st_mtime
+            records += number
+            times += [at] if number else []
+    since = datetime.fromtimestamp(min(times), UTC) if times else None
+    return Waiting(records, since, tuple(sorted(path.name for path in folder.glob(f"*{_ASIDE}"))))
 
 
 def _taken(path: Path) -> tuple[Path, int] | None:

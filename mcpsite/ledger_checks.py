@@ -22,6 +22,7 @@ from mcpsite.check import Check, State, listed, question, rows
 from mcpsite.witness_program import shortcomings
 
 _LAG_SECONDS, _HEAD_SECONDS = 10.0, 120.0
+_LONG_AGO, _LATELY, _RECONCILED = timedelta(days=30), timedelta(days=7), timedelta(minutes=5)
 _WITNESS_AGE, _ANCHOR_AGE = timedelta(minutes=10), timedelta(hours=26)
 
 
@@ -50,8 +51,49 @@ def _waiting(name: str) -> Check:
             "Its process writes them as soon as PostgreSQL takes them, and the next one those of a process that ended."
             " If they stay, see what the logs of the site say of the ledger."
         )
-        return Check(name, State.WARN, f"{found.records:,} records wait there for PostgreSQL.", advice)
-    return Check(name, State.OK, "It is empty: PostgreSQL has every record.")
+        said = f"{found.records:,} records wait there for PostgreSQL, since {found.since:%Y-%m-%d %H:%M:%S} UTC."
+        return Check(name, State.WARN, said, advice)
+    return Check(name, State.OK, f"It is empty: PostgreSQL has every record.{_last_drained()}")
+
+
+def _last_drained() -> str:
+    for at, records in rows(_LATEST, "records", "spool_drained", datetime.now(UTC) - _LONG_AGO):
+        return f" {records} of a process that had ended were written at {at:%Y-%m-%d %H:%M:%S} UTC."
+    return ""
+
+
+_LATEST = """
+SELECT at, detail::json ->> %s FROM audit_record WHERE code = %s AND at > %s ORDER BY at DESC LIMIT 1
+"""
+
+
+def _never_taken(name: str) -> Check:
+    """Records that PostgreSQL would not take, whatever was tried: what they were is in the log and in the spool."""
+    since = datetime.now(UTC) - _LONG_AGO
+    ((number,),) = rows("SELECT count(*) FROM audit_record WHERE code = 'record_refused' AND at > %s", since)
+    if not number:
+        return Check(name, State.OK, f"PostgreSQL took every record of the last {_LONG_AGO.days} days.")
+    ((at, reason),) = rows(_LATEST, "message", "record_refused", since)
+    said = f"{number:,} records in {_LONG_AGO.days} days; the last at {at:%Y-%m-%d %H:%M:%S} UTC: {reason}"
+    advice = "Each left a gap in the count of its writer, which the records `record_refused` name: tell the auditor."
+    return Check(name, State.WARN, said, advice)
+
+
+def _unknown(name: str) -> Check:
+    """What the reconciler closed, and whether it is at work."""
+    found = rows("SELECT at FROM audit_mark WHERE name = 'intents'")
+    if not found or datetime.now(UTC) - found[0][0] > _RECONCILED:
+        when = f"since {found[0][0]:%Y-%m-%d %H:%M:%S} UTC" if found else "yet"
+        return Check(name, State.WARN, f"Open calls were not looked for {when}.", "See that the job worker runs.")
+    ((number, last),) = rows(_CLOSED, datetime.now(UTC) - _LATELY)
+    if not number:
+        return Check(name, State.OK, f"Every call with effects of the last {_LATELY.days} days has its outcome.")
+    closed = f"{number:,} calls of the last {_LATELY.days} days were closed as unknown"
+    advice = "Ask at the upstream what became of them: see the records with the code `unknown`."
+    return Check(name, State.WARN, f"{closed}, the last at {last:%Y-%m-%d %H:%M:%S} UTC.", advice)
+
+
+_CLOSED = "SELECT count(*), max(at) FROM audit_record WHERE code = 'unknown' AND at > %s"
 
 
 def _progress() -> Progress:
@@ -186,6 +228,8 @@ def _streams(name: str) -> Check:
 CHECKS: dict[str, Callable[[str], Check]] = {
     "Partitions": _partitions,
     "Spool": _waiting,
+    "Records never taken": _never_taken,
+    "Unknown outcomes": _unknown,
     "Sealing": _sealing,
     "Refused records": _refused,
     "Signing keys": _keys,
