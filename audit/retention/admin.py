@@ -397,8 +397,8 @@ class MonthAdmin(ReadOnlyAdmin):
         return "Withdrawn. The records stay."
 
     def _drop(self, month: Month, request: HttpRequest) -> str:
-        expiry = expiring.drop(_open(month), door="admin", request=request, actor=request.user)
-        return f"{expiry.records:,} records of {month} were dropped under gap certificate {expiry.gap}."
+        expiring.ask_to_drop(_open(month), request.user, door="admin")
+        return f"The job worker drops records of {month}. This page follows it."
 
 
 def _need(request: HttpRequest, permission: str) -> None:
@@ -435,7 +435,8 @@ def _ways(request: HttpRequest, month: Month, state: Any) -> dict[str, Any]:
         "may_export": request.user.has_perm(ARCHIVE_PERMISSION),
         "may_expire": may_expire,
         "proposed_yourself": own,
-        "may_drop": may_expire and due is not None and due <= timezone.now(),
+        "may_drop": may_expire and due is not None and due <= timezone.now() and not (expiry and expiry.stage),
+        "dropping": expiry.stage if expiry else "",
         "under_way": state.archive is not None and state.archive.state in ("waiting", "running"),
         "percent": _percent(state.archive),
         "act": {

@@ -185,7 +185,8 @@ class ExpirySerializer(serializers.ModelSerializer[Expiry]):
         model = Expiry
         fields = (
             "id", "month", "state", "records", "kept", "archive", "reason", "found_at", "proposed_by", "proposed_at",
-            "approved_by", "approved_at", "gap", "due_at", "dropped_at", "withdrawn_by", "withdrawn_at", "problem",
+            "approved_by", "approved_at", "gap", "due_at", "dropped_at", "withdrawn_by", "withdrawn_at", "stage",
+            "problem",
         )  # fmt: skip
         read_only_fields = fields
 
@@ -238,11 +239,13 @@ class ExpiryViewSet(Tagged, viewsets.ReadOnlyModelViewSet[Expiry]):
         """Approved or not: the records stay."""
         return self._answer(expiring.withdraw, request.user, door="rest", request=request)
 
-    @extend_schema(summary="Drop what was approved", request=None, responses=ExpirySerializer)
+    @extend_schema(summary="Drop what was approved", request=None, responses={202: ExpirySerializer})
     @action(detail=True, methods=["post"])
     def drop(self, request: Request, pk: Any = None) -> Response:
-        """Once it has waited. A job does it too."""
-        return self._answer(expiring.drop, door="rest", request=request, actor=request.user)
+        """Once it has waited: a job does it now, and `stage` says how far it is. Unasked, one does within minutes."""
+        answer = self._answer(expiring.ask_to_drop, request.user, door="rest")
+        answer.status_code = 202
+        return answer
 
     @extend_schema(summary="Get the gap certificate", responses=CertificateSerializer)
     @action(detail=True, methods=["get"])

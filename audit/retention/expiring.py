@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -18,6 +18,8 @@ from django.contrib.auth import get_user_model
 from django.db import DatabaseError, connection, transaction
 from django.db.models import Q
 from django.utils import timezone
+from procrastinate.contrib.django import app
+from procrastinate.exceptions import AlreadyEnqueued
 
 from audit.caller import stated
 from audit.changes import record_event, type_of
@@ -32,6 +34,7 @@ from audit.verify import time_text
 logger = logging.getLogger("audit.expiring")
 
 PERMISSION = "audit.expire_records"
+TASK = "audit.drop"
 State = Expiry.State
 OPEN = (State.DUE, State.PROPOSED, State.APPROVED)
 _APART = timedelta(days=30)
@@ -259,6 +262,18 @@ def certificate(expiry: Expiry) -> tuple[str, str] | None:
     return text, signature_of(request) or ""
 
 
+def ask_to_drop(expiry: Expiry, actor: Any, *, door: str) -> Expiry:
+    """Have a job drop it now, in the name of `actor`; `stage` says how far it is. Raises ExpiryRefused."""
+    _check_person(actor)
+    _check_due(expiry)
+    job = app.configure_task(TASK, queueing_lock=f"{TASK}.{expiry.pk}", allow_unknown=False)
+    with suppress(AlreadyEnqueued), transaction.atomic():
+        Expiry.objects.filter(pk=expiry.pk, state=State.APPROVED).update(stage="Waiting for the job worker", problem="")
+        job.defer(expiry_id=str(expiry.pk), actor=str(actor.pk), door=door)
+    expiry.refresh_from_db()
+    return expiry
+
+
 def drop(expiry: Expiry, *, door: str, request: Any = None, actor: Any = None) -> Expiry:
     """Read the export back, then have the database carry out the certificate. Raises ExpiryRefused.
 
@@ -268,14 +283,20 @@ def drop(expiry: Expiry, *, door: str, request: Any = None, actor: Any = None) -
         _check_person(actor)
     try:
         _check_due(expiry)
+        _say(expiry, "Reading the export back")
         _check_export(expiry)
+        _say(expiry, "Dropping the records")
         with transaction.atomic():
             expiry = _locked(expiry, State.APPROVED)
             _carry_out(expiry, door, request, actor)
     except ExpiryRefused as refused:
-        Expiry.objects.filter(pk=expiry.pk, state=State.APPROVED).update(problem=str(refused))
+        Expiry.objects.filter(pk=expiry.pk, state=State.APPROVED).update(problem=str(refused), stage="")
         raise
     return expiry
+
+
+def _say(expiry: Expiry, stage: str) -> None:
+    Expiry.objects.filter(pk=expiry.pk, state=State.APPROVED).update(stage=stage)
 
 
 def _check_due(expiry: Expiry) -> None:
@@ -314,7 +335,7 @@ def _carry_out(expiry: Expiry, door: str, request: Any, actor: Any) -> None:
     with _refusals(), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT removed, kept FROM audit_drop_expired(%s)", [expiry.gap])
         expiry.records, expiry.kept = cursor.fetchone()
-    expiry.state, expiry.dropped_at, expiry.problem = State.DROPPED, timezone.now(), ""
+    expiry.state, expiry.dropped_at, expiry.problem, expiry.stage = State.DROPPED, timezone.now(), "", ""
     expiry.save()
     _record(expiry, code="records_dropped", door=door, request=request, actor=actor)
 

@@ -200,6 +200,7 @@ class Expiry(models.Model):
     dropped_at = models.DateTimeField(null=True)
     withdrawn_by = models.CharField(max_length=150, blank=True)
     withdrawn_at = models.DateTimeField(null=True)
+    stage = models.CharField(max_length=40, blank=True, help_text="What a job is doing to drop it.")
     problem = MaskedTextField(blank=True, help_text="Why the last attempt to drop it failed.")
 
     class Meta:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from uuid import UUID
 
 from asgiref.sync import sync_to_async
+from django.contrib.auth import get_user_model
 from procrastinate.contrib.django import app
 from procrastinate.jobs import Status
 
 from audit.retention.archiving import TASK, lost, queue, run
-from audit.retention.expiring import carry_out_due, find
-from audit.retention.models import Archive
+from audit.retention.expiring import TASK as DROP
+from audit.retention.expiring import ExpiryRefused, carry_out_due, drop, find
+from audit.retention.models import Archive, Expiry
 
 
 @app.task(name=TASK)
@@ -18,6 +20,18 @@ def archive(archive_id: str) -> str:
     """Export one month. Returns how it ended."""
     found = Archive.objects.filter(pk=UUID(archive_id)).first()
     return "gone" if found is None else run(found).state
+
+
+@app.task(name=DROP)
+def drop_expired(expiry_id: str, actor: str, door: str) -> str:
+    """Drop what somebody wants dropped now. Returns how it ended, or why it did not."""
+    found = Expiry.objects.filter(pk=UUID(expiry_id)).first()
+    if found is None:
+        return "gone"
+    try:
+        return drop(found, door=door, actor=get_user_model().objects.get(pk=actor)).state
+    except ExpiryRefused as refused:
+        return str(refused)
 
 
 @app.periodic(cron="*/5 * * * *")
