@@ -21,7 +21,7 @@ SCHEME = "awskms:///"
 _ARN = re.compile(r"arn:aws[a-z-]*:kms:([a-z0-9-]+):[0-9]{12}:key/[A-Za-z0-9-]{1,64}")
 _SPEC = "ECC_NIST_EDWARDS25519"
 _ALGORITHM = "ED25519_SHA_512"
-# A head is signed five times a second, in a transaction: whoever answers later than this is as good as away.
+# A head is signed up to three times a second, in a transaction: whoever answers later than this is as good as away.
 _CONNECT_SECONDS, _ANSWER_SECONDS, _ATTEMPTS = 2, 3, 2
 
 _ADVICE = {
