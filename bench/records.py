@@ -61,7 +61,7 @@ class Site:
     def found(self, work: str, value: float, limit: float | None = None, *, at_least: bool = False) -> float:
         """Keep and show one figure."""
         self.goals.append(goal := Goal(work, value, limit, at_least))
-        _say(f"  {work}: {value:,.4g} {goal.verdict}")
+        _say(f"  {work}: {goal.shown} {goal.verdict}")
         return value
 
     def run(self, *command: str, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:

@@ -24,6 +24,13 @@ class Goal:
     at_least: bool = False
 
     @property
+    def shown(self) -> str:
+        """The value in three digits, or more before the point."""
+        if self.value is None:
+            return "-"
+        return f"{self.value:,.0f}" if self.value >= 1000 else f"{self.value:.3g}"
+
+    @property
     def verdict(self) -> str:
         """Whether it is reached."""
         if self.value is None:
@@ -160,9 +167,8 @@ def goals_table(all_goals: list[Goal]) -> str:
     """One line for each goal."""
     rows: list[tuple[str, ...]] = [("goal", "measured", "wanted", "")]
     for goal in all_goals:
-        value = "-" if goal.value is None else f"{goal.value:,.0f}" if goal.value >= 1000 else f"{goal.value:.3g}"
         wanted = "" if goal.limit is None else f"{'≥' if goal.at_least else '≤'} {goal.limit:g}"
-        rows.append((goal.work, value, wanted, goal.verdict))
+        rows.append((goal.work, goal.shown, wanted, goal.verdict))
     return _aligned(rows, left=1)
 
 
