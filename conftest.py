@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import psycopg
 import pytest
 from django.conf import settings
 from django.core.management import call_command
-from django.db import connections
+from django.db import connections, transaction
 from psycopg import sql
 from pytest_django.plugin import DjangoDbBlocker
 
@@ -36,6 +37,8 @@ _KEPT = (
     "access\\_policyversion",
     "procrastinate\\_%",
 )
+# Its rows can neither be changed nor deleted.
+_FROZEN = ("public.audit_dek",)
 
 
 @pytest.fixture(scope="session")
@@ -94,17 +97,28 @@ def committed_db(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> I
     with django_db_blocker.unblock():
         yield
         connections["default"].close()
-        _truncate()
+        _empty()
         connections["owner"].close()
 
 
-def _truncate() -> None:
+def _empty() -> None:
+    """What TRUNCATE does, in a tenth of its time: a test fills few of the tables, and needs no new files for them."""
+    tables = _tables()
+    with transaction.atomic("owner"), connections["owner"].cursor() as cursor:
+        cursor.execute("SET LOCAL lock_timeout = '5s'")
+        cursor.execute(f"LOCK TABLE {', '.join(tables)} IN EXCLUSIVE MODE")
+        cursor.execute(" UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})" for name in tables))
+        # References are checked at the end of the transaction.
+        for (name,) in cursor.fetchall():
+            cursor.execute(f"TRUNCATE {name}" if name in _FROZEN else f"DELETE FROM {name}")
+
+
+@cache
+def _tables() -> tuple[str, ...]:
     with connections["owner"].cursor() as cursor:
         cursor.execute(
-            "SELECT string_agg(format('%%I.%%I', schemaname, tablename), ', ') FROM pg_tables"
+            "SELECT format('%%I.%%I', schemaname, tablename) FROM pg_tables"
             " WHERE schemaname = 'public' AND NOT tablename LIKE ANY (%s)",
             [list(_KEPT)],
         )
-        tables = cursor.fetchone()[0]
-        cursor.execute("SET lock_timeout = '5s'")
-        cursor.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+        return tuple(name for (name,) in cursor.fetchall())

@@ -1,11 +1,28 @@
-"""What schemathesis must not do: take away the token that it asks with, which it finds in the list of tokens."""
+"""What schemathesis must not do: ask the same thing twice, and take away the token that it asks with, which it finds in
+the list of tokens.
+"""
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 import schemathesis
+from schemathesis.generation.meta import CoveragePhaseData
+
+_asked: Counter[tuple[Any, ...]] = Counter()
+
+
+@schemathesis.hook
+def filter_case(context: Any, case: Any) -> bool:
+    """Of all the wrong types of one field, as of whatever is said in the same words of one place, one is enough."""
+    said = case.meta.phase.data
+    if not isinstance(said, CoveragePhaseData):
+        return True
+    question = (case.operation.label, said.parameter_location, said.parameter, said.description)
+    _asked[question] += 1
+    return _asked[question] == 1
 
 
 @schemathesis.hook

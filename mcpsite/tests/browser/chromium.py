@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Browser, ConsoleMessage, Page, Response, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Response, expect, sync_playwright
 
 from mcpsite.tests.conftest import Site
 
@@ -33,6 +33,7 @@ document.adoptedStyleSheets = [still];
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The browser; fails with a sentence where it is not installed."""
+    expect.set_options(timeout=30_000)
     executable = shutil.which("chromium")
     assert executable, MISSING
     with sync_playwright() as playwright:
@@ -58,7 +59,7 @@ class Visitor:
         )
         self.context.add_init_script(_ON_EVERY_PAGE)
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(30_000)
         self.complaints: list[str] = []
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.complaints.append(f"{self.page.url}: {error}"))
@@ -79,6 +80,10 @@ class Visitor:
         self.page.get_by_label("Password").fill(self.site.admin_password)
         self.page.get_by_role("button", name="Log in").click()
         self.page.wait_for_url("**/admin/")
+
+    def share_session(self, other: Visitor) -> None:
+        """Be who the other one is."""
+        self.context.add_cookies(other.context.cookies())  # type: ignore[arg-type]
 
     def open(self, path: str) -> None:
         """The page with all that it loads."""

@@ -10,10 +10,10 @@ from mcpsite.tests.conftest import Site
 
 
 @pytest.fixture
-def visitor(browser: Browser, demo_site: Site) -> Visitor:
+def visitor(browser: Browser, demo_site: Site, admin: Visitor) -> Visitor:
     visitor = Visitor(browser, demo_site)
+    visitor.share_session(admin)
     visitor.page.on("request", lambda request: visitor.complaints.append(request.url) if _leaves(request.url) else None)
-    visitor.log_in()
     return visitor
 
 

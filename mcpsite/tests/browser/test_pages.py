@@ -64,9 +64,9 @@ def test_the_pages_of_the_rest_api_load_without_a_complaint(admin: Visitor) -> N
 
 
 @pytest.fixture(scope="module")
-def phone(browser: Browser, demo_site: Site) -> Visitor:
+def phone(browser: Browser, demo_site: Site, admin: Visitor) -> Visitor:
     visitor = Visitor(browser, demo_site, NARROW)
-    visitor.log_in()
+    visitor.share_session(admin)
     return visitor
 
 
@@ -85,7 +85,7 @@ def test_a_record_on_a_phone_is_a_card_of_two_lines(phone: Visitor) -> None:
 
 
 def test_a_web_worker_stays_small_when_the_admin_is_used(admin: Visitor) -> None:
-    for path in PAGES * 3:
+    for path in PAGES * 2:  # after all that was opened before
         assert admin.context.request.get(path).ok
     workers = {pid: line for pid, line in admin.site.up.processes().items() if "mcpsite.web" in line}
     assert len(workers) == 1
