@@ -88,7 +88,7 @@ def run(site: str, asker: Asker, folder: Path, *options: str) -> None:
         "CONTRACT_TOKEN_ID": asker.token_id,
     }
     done = subprocess.run(
-        [*command, *options], capture_output=True, text=True, timeout=240, cwd=folder, env=environment
+        [*command, *options], capture_output=True, text=True, timeout=480, cwd=folder, env=environment
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
