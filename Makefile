@@ -24,10 +24,10 @@ endif
 # Two halves side by side, each with engines of its own.
 test-first:
 	@$(BIN)/python -m pytest -q -p no:cacheprovider audit keyring
-	@$(BIN)/python -m pytest -q -p no:cacheprovider gateway mcpsite/tests/browser mcpsite/tests/clients
+	@$(BIN)/python -m pytest -q -p no:cacheprovider access gateway mcpsite/tests/browser mcpsite/tests/clients
 
 test-rest:
-	@$(BIN)/python -m pytest -q -p no:cacheprovider access tools agents mcpsite \
+	@$(BIN)/python -m pytest -q -p no:cacheprovider tools agents mcpsite \
 		--ignore=mcpsite/tests/browser --ignore=mcpsite/tests/clients
 
 # What `check --deploy` looks at: the settings of an installation behind HTTPS. The secrets are of no use to anyone.
