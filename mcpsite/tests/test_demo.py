@@ -24,7 +24,7 @@ from pytest_django.plugin import DjangoDbBlocker
 from access.models import ApiToken, Grant, Role, User
 from access.tokens import find
 from audit.models import Record
-from conftest import _truncate
+from conftest import _empty
 from mcpsite.datadir import DataDir
 from mcpsite.demo import database
 from mcpsite.demo.catalogue import OFFICE_TOOLS, SQL_TOOLS, TIME_TOOLS
@@ -58,7 +58,7 @@ def loaded(
         yield Demo(load_demo(upstream.url, data_dir), upstream.url, data_dir)
         rows(f"DROP SCHEMA {database.SCHEMA} CASCADE")
         connections["default"].close()
-        _truncate()
+        _empty()
         connections["owner"].close()
 
 
