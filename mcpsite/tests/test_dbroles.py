@@ -35,7 +35,10 @@ INSERTS = {
     "audit_head": "INSERT INTO audit_head VALUES (-1, 0, sha256('x'), sha256('x'), now(), 0, 'x')",
     "audit_key": "INSERT INTO audit_key VALUES ('x', 0)",
     "audit_refused": "INSERT INTO audit_refused VALUES (-1, 'forged')",
-    "audit_signature": "INSERT INTO audit_signature SELECT id, 'x' FROM audit_signing_request",
+    "audit_signature": (
+        "INSERT INTO audit_signature SELECT id, 'x' FROM audit_signing_request"
+        " WHERE id NOT IN (SELECT request FROM audit_signature)"
+    ),
 }
 # What somebody would try who has got hold of the role.
 ATTACKS = (

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from django.db import connections
 
-from audit.verify import FIRST_PREVIOUS, Head, Tree, manifest_text, parse_head, parse_note
-from bench.small_sealer import Signer
+from audit.verify import FIRST_PREVIOUS, Head, manifest_text, parse_head, parse_note
+from bench.small_sealer import Signer, SmallSealer
 
 ORIGIN = "tests.example/ledger/00000001"
 
@@ -37,10 +37,14 @@ class TestSealer:
                 " SELECT (SELECT count(*) FROM audit_leaf) - 1 + row_number() OVER (ORDER BY id), id, at, leaf"
                 " FROM audit_record WHERE id NOT IN (SELECT record_id FROM audit_leaf)"
             )
-            cursor.execute("SELECT leaf FROM audit_leaf ORDER BY seq")
-            tree = Tree()
-            for (leaf,) in cursor.fetchall():
-                tree.append(bytes(leaf))
+            cursor.execute("SELECT record_id, at, leaf FROM audit_leaf ORDER BY seq")
+            made = SmallSealer(self._signer)
+            made.leaves((record, at, bytes(leaf)) for record, at, leaf in cursor.fetchall())
+            tree = made.tree
+            cursor.executemany(
+                "INSERT INTO audit_node (height, index, hash) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                made.rows.get("audit_node", []),
+            )
             cursor.execute("SELECT number, note FROM audit_head ORDER BY number DESC LIMIT 1")
             last = cursor.fetchone()
             previous = parse_head(parse_note(last[1]).text).hash if last else FIRST_PREVIOUS

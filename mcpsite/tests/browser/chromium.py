@@ -19,6 +19,8 @@ MISSING = (
     " apt-get install -y --no-install-recommends chromium (as root)"
 )
 WIDE, NARROW = (1440, 900), (390, 844)
+# On a machine that does much else; what is there is seen at once.
+_PATIENCE_MS = 30_000
 Scheme = Literal["light", "dark"]
 # A page reports what its content security policy stopped; nothing may move while colours are measured.
 _ON_EVERY_PAGE = """
@@ -38,6 +40,7 @@ def chromium() -> Iterator[Browser]:
     assert executable, MISSING
     with sync_playwright() as playwright:
         # Its sandbox needs what containers and root do not have; it only ever sees pages of ours.
+        expect.set_options(timeout=_PATIENCE_MS)
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -59,7 +62,7 @@ class Visitor:
         )
         self.context.add_init_script(_ON_EVERY_PAGE)
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(_PATIENCE_MS)
         self.complaints: list[str] = []
         self.page.on("console", self._heard)
         self.page.on("pageerror", lambda error: self.complaints.append(f"{self.page.url}: {error}"))
