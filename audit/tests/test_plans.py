@@ -120,7 +120,10 @@ def test_the_dashboard_reads_only_its_range(statement):
 @pytest.mark.usefixtures("ledger")
 @pytest.mark.parametrize("result", list(RESULTS))
 def test_a_page_of_results_reads_little_more_than_it_shows(result):
-    plan = plan_of(Record.objects.using("owner").filter(RESULTS[result][1]).order_by("-at", "-id")[:PAGE])
+    """Looked for in the past, where no other test has records."""
+    until = timezone.now() - timedelta(days=20)
+    rows = Record.objects.using("owner").filter(RESULTS[result][1], at__lt=until)
+    plan = plan_of(rows.order_by("-at", "-id")[:PAGE])
     assert rows_read(plan) <= 4_000, plan
 
 
