@@ -26,7 +26,7 @@ from keyring.keys import ring
 logger = logging.getLogger("audit.sealing")
 
 # How long a record waits for its head at the worst, if one step takes as long as the one before.
-PACE_SECONDS = 0.4
+PACE_SECONDS = 0.35
 _STANDBY_SECONDS = 1.0
 _AGAIN_SECONDS = 2.0
 _REFUSED_SECONDS = 5.0
