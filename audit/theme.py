@@ -84,20 +84,6 @@ def with_code(text: str) -> SafeString:
     return SafeString("".join(format_html(form, part) for form, part in pairs))
 
 
-__all__ = [
-    "BaseAdmin",
-    "BaseChangeList",
-    "BasePaginator",
-    "BaseTabularInline",
-    "action",
-    "badge",
-    "code_block",
-    "display",
-    "mono",
-    "with_code",
-]
-
-
 def dialog(title: str, text: str, button: str, form: type[Any] | None = None) -> dict[str, Any]:
     """What asks before an action of a page is carried out, with a form where there is something to say."""
     return {"title": title, "description": text, "form_submit_text": button, "form_class": form}
@@ -106,3 +92,19 @@ def dialog(title: str, text: str, button: str, form: type[Any] | None = None) ->
 def go_to(url: str) -> HttpResponse:
     """Send the browser on from a dialog, which htmx has posted."""
     return HttpResponse(headers={"HX-Redirect": url})
+
+
+__all__ = [
+    "BaseAdmin",
+    "BaseChangeList",
+    "BasePaginator",
+    "BaseTabularInline",
+    "action",
+    "badge",
+    "code_block",
+    "dialog",
+    "display",
+    "go_to",
+    "mono",
+    "with_code",
+]

@@ -108,15 +108,9 @@ def _sealing(name: str) -> Check:
     waiting = f"{MOST_COUNTED:,} or more" if found.waiting == MOST_COUNTED else f"{found.waiting:,}"
     if found.lag_seconds > _LAG_SECONDS or found.head_age_seconds > _HEAD_SECONDS:
         said = f"{waiting} records wait for their seal; the newest head is {found.head_age_seconds:.0f} s old."
-        why = rows(_WHY_NOT_SEALED, found.sealed_at)
-        return Check(name, State.FAIL, said, f"The sealer says: {why[0][0]}" if why else advice)
+        why = rows(_LATEST, "message", "ledger_not_sealed", found.sealed_at)
+        return Check(name, State.FAIL, said, f"The sealer says: {why[0][1]}" if why else advice)
     return Check(name, State.OK, f"Head {found.number:,} is over {found.size:,} records; {waiting} wait for the next.")
-
-
-_WHY_NOT_SEALED = """
-SELECT detail::json ->> 'message' FROM audit_record WHERE code = 'ledger_not_sealed' AND at > %s
-ORDER BY at DESC LIMIT 1
-"""
 
 
 def _refused(name: str) -> Check:
@@ -188,7 +182,7 @@ def _anchors(name: str) -> Check:
         said = (
             f"Nothing was written for {_ANCHOR_AGE / timedelta(hours=1):.0f} hours to {listed(late)}."
             if late
-            else (f"The last attempt failed at {listed(sorted(failing))}.")
+            else f"The last attempt failed at {listed(sorted(failing))}."
         )
         return Check(name, State.WARN, said, " ".join(failing.values()) or "See that the job worker runs.")
     return Check(name, State.OK, f"Recent heads are in {listed(expected)}.")
