@@ -7,8 +7,9 @@ PIP_COMPILE := $(BIN)/python -m piptools compile --quiet --generate-hashes --str
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 ARGS ?=
 CLIENTS := mcpsite/tests/clients
+CONFORMANCE := bench/conformance
 
-.PHONY: programs run test test-first test-rest check lock bench tamper chaos screenshots clean
+.PHONY: programs run test test-first test-rest check lock bench conformance tamper chaos screenshots clean
 
 # Everything, as one process tree, from a bare machine. exec: Ctrl-C reaches it once, and so does make's SIGTERM.
 run: .venv/.installed
@@ -55,6 +56,10 @@ lock: .venv/.installed-dev
 bench: .venv/.installed-dev
 	@exec $(BIN)/python -m bench $(ARGS)
 
+# The official suite of MCP, at each revision, with an upstream of our own behind the site: make conformance ARGS=--direct
+conformance: .venv/.installed-dev $(CONFORMANCE)/node_modules/.installed
+	@exec $(BIN)/python -m bench.conformance $(ARGS)
+
 # A thousand changes to a ledger by a superuser of PostgreSQL, each of which the verifier must find and name.
 tamper: .venv/.installed-dev
 	@exec $(BIN)/python -m bench.tamper $(ARGS)
@@ -68,7 +73,7 @@ screenshots: programs .venv/.installed-dev
 	@exec $(BIN)/python -m mcpsite.tests.browser.screenshots $(ARGS)
 
 clean:
-	rm -rf .venv .venv-* $(CLIENTS)/node_modules .pytest_cache .mypy_cache .ruff_cache staticfiles
+	rm -rf .venv .venv-* $(CLIENTS)/node_modules $(CONFORMANCE)/node_modules .pytest_cache .mypy_cache .ruff_cache staticfiles
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -92,9 +97,10 @@ programs:
 		apt-get install -y -qq --no-install-recommends $$missing; } || \
 		{ echo "The tests need programs that are not installed: sudo apt-get install$$missing"; exit 1; }
 
-# The clients that are tested besides the Python SDK which the site itself uses. No script of a package is run.
-$(CLIENTS)/node_modules/.installed: $(CLIENTS)/package-lock.json .venv/.installed-dev
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $(CLIENTS) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+# The clients that are tested besides the Python SDK which the site itself uses, and the suite of conformance. No script
+# of a package is run.
+%/node_modules/.installed: %/package-lock.json .venv/.installed-dev
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $* ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 .venv-mcp1/.installed: $(CLIENTS)/requirements-python1.lock | $(BIN)/python

@@ -1,0 +1,141 @@
+"""`make conformance`: the official suite of MCP against an installation with an upstream of our own behind it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+import orjson
+
+from bench.conformance import baseline, suite
+from bench.conformance.report import open_checks, table
+from bench.conformance.suite import LEGS, Check
+from bench.conformance.upstream.__main__ import ERAS
+from bench.processes import BenchError, Stage, free_port, python
+from mcpsite import env
+
+_ROOT = Path(__file__).resolve().parents[2]
+_WORKERS = 2
+_START_SECONDS = 180.0
+_LAUNCHER = "conformance"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.conformance", description=__doc__)
+    parser.add_argument("--direct", action="store_true", help="test the upstream itself, without the site")
+    parser.add_argument("--transport", choices=("http", "stdio"), default="http", help="between site and upstream")
+    parser.add_argument("--era", choices=ERAS, default="dual", help="what the upstream speaks (default %(default)s)")
+    parser.add_argument("--legs", type=_legs, default=list(LEGS), help=f"some of {','.join(LEGS)}")
+    parser.add_argument("--scenario", help="only this one, on the first of the legs; nothing is compared")
+    parser.add_argument("--details", action="store_true", help="print what the suite says of each open check")
+    parser.add_argument("--output", type=Path, help="keep the suite's files, and the logs, in this folder")
+    return parser.parse_args()
+
+
+def _legs(value: str) -> list[str]:
+    names = value.split(",")
+    if unknown := set(names) - set(LEGS):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: choose from {', '.join(LEGS)}")
+    return names
+
+
+# --- What is tested --------------------------------------------------------------------------------------------------
+
+
+def _start(stage: Stage, options: argparse.Namespace) -> str:
+    """The URL to test. Raises BenchError."""
+    upstream = python("bench.conformance.upstream", "--era", options.era)
+    if options.transport == "stdio" and not options.direct:
+        launchers = {_LAUNCHER: {"command": list(upstream), "env": {"PYTHONPATH": str(_ROOT)}}}
+        return _start_site(stage, "mcp-stdio", {"launcher": _LAUNCHER}, MCP_LAUNCHERS=orjson.dumps(launchers).decode())
+    port = free_port()
+    stage.start("upstream", *upstream, "--port", str(port))
+    stage.wait("upstream", port, 30)
+    url = f"http://localhost:{port}/mcp"
+    return url if options.direct else _start_site(stage, "mcp", {"url": url})
+
+
+def _start_site(stage: Stage, kind: str, options: Mapping[str, str], **variables: str) -> str:
+    """The URL of a proxy with a token before a new installation."""
+    port, proxy, data, ready = free_port(), free_port(), stage.folder / "data", stage.folder / "ready.json"
+    environment = env.for_child(
+        MCPSITE_DATA=str(data),
+        **dict.fromkeys(("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "SECRET_KEY", "ENCRYPTION_KEYS"), ""),
+        MCP_ALLOWED_ORIGINS=f"http://localhost:{proxy}",
+        **variables,
+    )
+    stage.start(
+        "site", sys.executable, str(_ROOT / "manage.py"), "up", "--data", str(data), "--no-demo",
+        "--workers", str(_WORKERS), "--port", str(port), "--ready-file", str(ready), environment=environment,
+    )  # fmt: skip
+    stage.wait("site", ready, _START_SECONDS)
+    command = python("bench.conformance.configure", "--kind", kind, "--options", orjson.dumps(options).decode())
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise BenchError(f"The site could not be configured:\n{done.stderr.strip()[-3000:]}")
+    token = orjson.loads(done.stdout.splitlines()[-1])["token"]
+    stage.start(
+        "proxy", *python("bench.conformance.authorizing", "--port", str(proxy), "--to", str(port), "--token", token)
+    )
+    stage.wait("proxy", proxy, 30)
+    return f"http://localhost:{proxy}/mcp"
+
+
+def _run_all(stage: Stage, options: argparse.Namespace) -> dict[str, list[Check]]:
+    url = _start(stage, options)
+    results = {}
+    for name in options.legs[:1] if options.scenario else options.legs:
+        started = time.monotonic()
+        results[name] = suite.run(LEGS[name], url, stage.folder / "suite" / name, options.scenario)
+        print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return results
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run, print, compare: 0, or 1 when something is open that is not in the baseline, or the other way round."""
+    options = _options()
+    signal.signal(signal.SIGTERM, _stop)
+    folder = options.output or Path(tempfile.mkdtemp(prefix="mcpsite-conformance-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    behind = "direct" if options.direct else f"{options.transport} {options.era}"
+    try:
+        with Stage(folder) as stage:
+            results = _run_all(stage, options)
+    except BenchError as error:
+        print(f"The suite could not be run. {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    finally:
+        if options.output is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    return _tell(results, behind, options)
+
+
+def _tell(results: dict[str, list[Check]], behind: str, options: argparse.Namespace) -> int:
+    print(table(results))
+    if options.details or options.scenario:
+        print(f"\n{open_checks(results)}")
+    if options.scenario:
+        return 0
+    known = baseline.load()
+    wrong = [line for leg, checks in results.items() for line in baseline.differences(known, behind, leg, checks)]
+    print("\n" + ("\n".join(wrong) if wrong else f"All else passes: {baseline.FILE.name} names what is open, and why."))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
