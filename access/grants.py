@@ -1,4 +1,4 @@
-"""What grants come to: the one place where a toolset, a tool or a tag becomes names of tools and budgets.
+"""What grants come to: the one place where a toolset, a tool or a tag becomes names and budgets.
 
 The snapshot compiles with it what decides calls, and the admin shows with it what a role would come to.
 """
@@ -8,13 +8,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from django.conf import settings
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
 
 from access.models import Grant
-from tools.models import Tool, Toolset
+from tools.models import Prompt, Resource, Tool, Toolset
+
+Name = TypeVar("Name", str, tuple[str, str])
+_MEMBERS: dict[type[Model], tuple[type[Model], str]] = {
+    Tool: (Toolset.tools.through, "tool_id"),
+    Prompt: (Toolset.prompts.through, "prompt_id"),
+    Resource: (Toolset.resources.through, "resource_id"),
+}
 
 
 class GrantRow(NamedTuple):
@@ -28,30 +35,31 @@ class GrantRow(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogue:
-    """The names of tools that can be called: by id, by toolset (with the toolset's name), and by tag."""
+class Catalogue(Generic[Name]):
+    """The names of what can be used: by id, by toolset (with the toolset's name), and by tag."""
 
-    names: Mapping[uuid.UUID, str]
-    toolsets: Mapping[uuid.UUID, tuple[str, set[str]]]
-    tagged: Mapping[str, list[str]]
+    names: Mapping[uuid.UUID, Name]
+    toolsets: Mapping[uuid.UUID, tuple[str, set[Name]]]
+    tagged: Mapping[str, list[Name]]
 
     @classmethod
-    def of(cls, names: Mapping[uuid.UUID, str]) -> Catalogue:
-        """Read which toolsets and tags the named tools are in."""
-        toolsets: dict[uuid.UUID, tuple[str, set[str]]] = {
+    def of(cls, names: Mapping[uuid.UUID, Name], model: type[Tool | Prompt | Resource] = Tool) -> Catalogue[Name]:
+        """Read which toolsets and tags the named tools, prompts or resources are in."""
+        toolsets: dict[uuid.UUID, tuple[str, set[Name]]] = {
             pk: (name, set()) for pk, name in Toolset.objects.values_list("pk", "name")
         }
-        for toolset_id, tool_id in Toolset.tools.through.objects.values_list("toolset_id", "tool_id"):
-            if tool_id in names:
-                toolsets[toolset_id][1].add(names[tool_id])
-        tagged: dict[str, list[str]] = {}
-        for pk, tags in Tool.objects.filter(pk__in=names).values_list("pk", "tags"):
+        through, column = _MEMBERS[model]
+        for toolset_id, member_id in through._default_manager.values_list("toolset_id", column):
+            if member_id in names:
+                toolsets[toolset_id][1].add(names[member_id])
+        tagged: dict[str, list[Name]] = {}
+        for pk, tags in model._default_manager.filter(pk__in=names).values_list("pk", "tags"):
             for tag in tags:
                 tagged.setdefault(tag, []).append(names[pk])
         return cls(names, toolsets, tagged)
 
-    def reached(self, row: GrantRow) -> Iterable[str]:
-        """The names of the tools that the grant leads to."""
+    def reached(self, row: GrantRow) -> Iterable[Name]:
+        """The names of what the grant leads to."""
         if row.toolset_id is not None and row.toolset_id in self.toolsets:
             return self.toolsets[row.toolset_id][1]
         if row.tool_id is not None and row.tool_id in self.names:
@@ -74,9 +82,9 @@ def row_of(grant: Grant) -> GrantRow:
     return GrantRow(grant.role_id, grant.toolset_id, grant.tool_id, grant.tag, grant.calls_per_minute)
 
 
-def compiled(rows: Iterable[GrantRow], catalogue: Catalogue) -> dict[int, dict[str, int]]:
-    """Role → tool name → calls per minute: of several grants the largest budget, the site's where none is named."""
-    grants: dict[int, dict[str, int]] = {}
+def compiled(rows: Iterable[GrantRow], catalogue: Catalogue[Name]) -> dict[int, dict[Name, int]]:
+    """Role → name → calls per minute: of several grants the largest budget, the site's where none is named."""
+    grants: dict[int, dict[Name, int]] = {}
     for row in rows:
         allowed = grants.setdefault(row.role_id, {})
         for name in catalogue.reached(row):

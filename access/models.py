@@ -58,7 +58,7 @@ class Role(Group):
 
 
 class Grant(models.Model):
-    """Lets a role call a tool, the tools of a toolset, or every tool with a tag."""
+    """Lets a role call a tool, or use whatever is in a toolset or has a tag: tools, prompts and resources."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     role = models.ForeignKey(Role, on_delete=models.CASCADE, related_name="grants")

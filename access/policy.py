@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from access.models import Scope
+from access.offered import Key, OfferedEntry
 from access.snapshot import Principal, Snapshot, ToolEntry
 from access.tokens import PREFIX, InvalidToken, claims_of, digest_of
 
@@ -67,3 +68,43 @@ def visible(snapshot: Snapshot, principal: Principal, toolset: str | None) -> li
     """The tools that `find` would give, by name."""
     names = {name for role in principal.roles for name in snapshot.grants.get(role, {})}
     return [snapshot.tools[name] for name in sorted(names) if find(snapshot, principal, name, toolset)]
+
+
+# --- Prompts and resources -------------------------------------------------------------------------------------------
+
+
+def find_offered(
+    snapshot: Snapshot, principal: Principal, kind: str, name: str, toolset: str | None
+) -> tuple[OfferedEntry, int] | None:
+    """The prompt, resource or template of that name, and the principal's budget for it, as `find` has it for tools.
+
+    The URI of a resource that is not listed may be that of a template: the closest that the principal may use.
+    """
+    offered = snapshot.offered
+    entry = offered.entries.get((kind, name))
+    if entry is not None:
+        budget = _budget(snapshot, principal, entry.key, toolset)
+        return (entry, budget) if budget else None
+    if kind != "resource" or name in offered.closed:
+        return None
+    for template in offered.templates:
+        assert template.pattern is not None
+        if template.pattern.fullmatch(name) and (budget := _budget(snapshot, principal, template.key, toolset)):
+            return template, budget
+    return None
+
+
+def _budget(snapshot: Snapshot, principal: Principal, key: Key, toolset: str | None) -> int:
+    offered = snapshot.offered
+    within = all(
+        chosen is None or key in offered.toolsets.get(chosen, frozenset()) for chosen in (toolset, principal.toolset)
+    )
+    if Scope.TOOLS not in principal.scopes or not within:
+        return 0
+    return max((offered.grants.get(role, {}).get(key, 0) for role in principal.roles), default=0)
+
+
+def visible_offered(snapshot: Snapshot, principal: Principal, kind: str, toolset: str | None) -> list[OfferedEntry]:
+    """What of that kind `find_offered` would give, by name."""
+    keys = {key for role in principal.roles for key in snapshot.offered.grants.get(role, {}) if key[0] == kind}
+    return [snapshot.offered.entries[key] for key in sorted(keys) if _budget(snapshot, principal, key, toolset)]

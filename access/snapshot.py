@@ -22,11 +22,13 @@ from django.db.models import Max
 
 from access.grants import Catalogue, callable_tools, compiled, stored_rows
 from access.models import ApiToken, PolicyVersion, RevokedSession, Role, User
+from access.offered import OfferedPolicy, load_offered
+from access.offered import SourceEntry as SourceEntry
 from audit.masking import known
 from audit.models import DataKey
 from audit.subjects import subject_key
 from keyring.keys import DecryptionError
-from tools.connectors.base import Source, Spec
+from tools.connectors.base import Spec
 from tools.connectors.registry import connector_class, source_of
 from tools.egress import Rule
 from tools.mirrored import mirrored
@@ -59,14 +61,10 @@ class ToolEntry:
     # What its records keep and show of a call; None where that is the ordinary: everything encrypted.
     recording: Recording | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class SourceEntry:
-    """A data source with the state it was read in; `mark` changes when a new connection is needed."""
-
-    kind: str
-    source: Source
-    mark: str
+    @property
+    def label(self) -> str:
+        """What metrics call it."""
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +119,7 @@ class Snapshot:
     rules: tuple[Rule, ...]
     # When data keys were last destroyed: writers make new ones then.
     erased_at: datetime | None = None
+    offered: OfferedPolicy = field(default_factory=OfferedPolicy)
     # For calls of tools that there are not.
     recording: Recording | None = None
     lists: dict[object, Any] = field(default_factory=dict)
@@ -146,13 +145,15 @@ def _load(before: Snapshot | None, key: bytes) -> Snapshot:
     tools = _recorded(_tools(sources, before), key)
     names = {tool.id: name for name, tool in tools.items()}
     catalogue = Catalogue.of(names)
+    grants = list(stored_rows())
     members = _members()
     return Snapshot(
         version=version,
         tools=tools,
         sources=sources,
         toolsets={name: frozenset(chosen) for name, chosen in catalogue.toolsets.values()},
-        grants=compiled(stored_rows(), catalogue),
+        grants=compiled(grants, catalogue),
+        offered=load_offered(sources, grants),
         members=members,
         tokens=_tokens(members),
         ended_sessions=frozenset(RevokedSession.objects.values_list("sid", flat=True)),

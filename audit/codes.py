@@ -15,6 +15,11 @@ MEANINGS: Mapping[str, str] = {
     ),
     "cancelled": "the call was broken off, for instance because the process stopped",
     "unknown_tool": "there is no such tool; in answers also when it is not granted",
+    "unknown_prompt": "there is no such prompt; in answers also when it is not granted",
+    "unknown_resource": (
+        "there is no such resource, and no template leads to it; in answers also when it is not granted"
+    ),
+    "unknown_template": "there is no such template; in answers also when it is not granted",
     "not_granted": "in the ledger only: the tool exists, and no grant of the caller names it",
     "budget_exhausted": "the calls per minute of this principal for this tool are spent",
     "invalid_arguments": "the arguments do not fit the schema, or the database cannot use a value",

@@ -8,13 +8,28 @@ import orjson
 
 from access import policy
 from access.models import Scope
+from access.offered import OfferedEntry
 from access.snapshot import Principal, Snapshot, ToolEntry
 from gateway import wire
 from gateway.calls import OURS, Answer, Refused
 from gateway.wire import Message, WireError
+from tools.connectors.base import Kind
 
 _SERVER = {"name": "mcpsite", "title": "mcpsite", "version": "1"}
-_CAPABILITIES = {"tools": {"listChanged": False}}
+_CAPABILITIES: dict[str, Any] = {
+    "tools": {"listChanged": False},
+    "prompts": {"listChanged": False},
+    "resources": {"listChanged": False, "subscribe": False},
+    "completions": {},
+}
+# Method → what it lists, and under which name.
+LISTS: dict[str, tuple[Kind, bytes]] = {
+    "tools/list": ("tool", b"tools"),
+    "prompts/list": ("prompt", b"prompts"),
+    "resources/list": ("resource", b"resources"),
+    "resources/templates/list": ("template", b"resourceTemplates"),
+}
+_KINDS: tuple[Kind, ...] = ("tool", "prompt", "resource", "template")
 # A list may change with the next grant.
 _LIST_TTL_MS = 5_000
 _PAGE = 1_000
@@ -25,44 +40,51 @@ _RECORD, _CALL, CODE = f"{OURS}record", f"{OURS}call", f"{OURS}code"
 
 
 def listed(message: Message, snapshot: Snapshot, principal: Principal, toolset: str | None) -> bytes:
-    """A page of the tools that the principal may call, as a JSON-RPC response. Raises WireError for a bad cursor."""
-    pages = _pages_for(snapshot, principal, toolset, message.modern)
+    """A page of what the principal may use, as a JSON-RPC response. Raises WireError for a bad cursor."""
+    pages = _pages_for(snapshot, principal, toolset, message)
     page = _cursor(message.params.get("cursor"), len(pages))
     return b'{"jsonrpc":"2.0","id":' + orjson.dumps(message.identifier) + b',"result":' + pages[page] + b"}"
 
 
 def sees(snapshot: Snapshot, principal: Principal, toolset: str) -> bool:
-    """Whether the principal may call anything of the toolset; if not, it must look as if there were none."""
-    return bool(_visible(snapshot, principal, toolset))
+    """Whether the principal may use anything of the toolset; if not, it must look as if there were none."""
+    return any(_visible(snapshot, principal, toolset, kind) for kind in _KINDS)
 
 
 def _key(principal: Principal, toolset: str | None) -> tuple[object, ...]:
     return principal.roles, principal.toolset, Scope.TOOLS in principal.scopes, toolset
 
 
-def _visible(snapshot: Snapshot, principal: Principal, toolset: str | None) -> list[ToolEntry]:
-    key = _key(principal, toolset)
-    found: list[ToolEntry] | None = snapshot.lists.get(key)
+def _visible(
+    snapshot: Snapshot, principal: Principal, toolset: str | None, kind: Kind
+) -> list[ToolEntry] | list[OfferedEntry]:
+    key = (*_key(principal, toolset), kind)
+    found: list[ToolEntry] | list[OfferedEntry] | None = snapshot.lists.get(key)
     if found is None:
-        found = policy.visible(snapshot, principal, toolset)
+        if kind == "tool":
+            found = policy.visible(snapshot, principal, toolset)
+        else:
+            found = policy.visible_offered(snapshot, principal, kind, toolset)
         if toolset is None or toolset in snapshot.toolsets:  # names that clients make up are not kept
             snapshot.lists[key] = found
     return found
 
 
-def _pages_for(snapshot: Snapshot, principal: Principal, toolset: str | None, modern: bool) -> list[bytes]:
-    key = (*_key(principal, toolset), modern)
+def _pages_for(snapshot: Snapshot, principal: Principal, toolset: str | None, message: Message) -> list[bytes]:
+    kind, name = LISTS[message.method]
+    key = (*_key(principal, toolset), kind, message.modern)
     pages: list[bytes] | None = snapshot.lists.get(key)
     if pages is None:
-        pages = snapshot.lists[key] = _pages(_visible(snapshot, principal, toolset), modern)
+        definitions = [entry.definition for entry in _visible(snapshot, principal, toolset, kind)]
+        pages = snapshot.lists[key] = _pages(definitions, name, message.modern)
     return pages
 
 
-def _pages(tools: list[ToolEntry], modern: bool) -> list[bytes]:
+def _pages(definitions: list[bytes], name: bytes, modern: bool) -> list[bytes]:
     pages = []
-    for start in range(0, max(1, len(tools)), _PAGE):
-        body = b'{"tools":[' + b",".join(tool.definition for tool in tools[start : start + _PAGE]) + b"]"
-        if start + _PAGE < len(tools):
+    for start in range(0, max(1, len(definitions)), _PAGE):
+        body = b'{"' + name + b'":[' + b",".join(definitions[start : start + _PAGE]) + b"]"
+        if start + _PAGE < len(definitions):
             body += b',"nextCursor":"%d"' % (start // _PAGE + 1)
         if modern:
             body += b',"resultType":"complete","ttlMs":%d,"cacheScope":"private","_meta":' % _LIST_TTL_MS
@@ -117,6 +139,31 @@ def answered(message: Message, answer: Answer) -> bytes:
     return _dressed(message, answer.body, answer.meta | ours)
 
 
+def used(message: Message, answer: Answer) -> bytes:
+    """The upstream's result of what is no tool, likewise. Raises WireError with the upstream's refusal."""
+    ids = {_RECORD: str(answer.record_id), _CALL: str(answer.call_id)}
+    if answer.code == "ok":
+        hints = b""
+        if message.modern and message.method == "resources/read":
+            hints = b',"ttlMs":%d,"cacheScope":"private"' % answer.ttl_ms
+        return _dressed(message, answer.body, answer.meta | ids, hints)
+    error = orjson.loads(answer.body)
+    number, ids = error["code"], {**ids, CODE: answer.code}
+    if number in (wire.INVALID_PARAMS, wire.RESOURCE_NOT_FOUND) and message.method == "resources/read":
+        raise _no_resource(message, error["message"], ids)
+    # Codes that are not of JSON-RPC itself mean something between the upstream and us only.
+    known = wire.PARSE_ERROR <= number <= wire.INVALID_REQUEST
+    raise WireError(number if known else wire.INTERNAL_ERROR, error["message"], status=200, data=ids)
+
+
+def _no_resource(message: Message, said: str, ids: dict[str, Any]) -> WireError:
+    """MCP 2026-07-28, server/resources, "Error Handling"; older clients know a code of its own."""
+    data = {"uri": message.params.get("uri"), **ids}
+    if message.modern:
+        return WireError(wire.INVALID_PARAMS, said, status=200, data=data)
+    return WireError(wire.RESOURCE_NOT_FOUND, said, status=200, data=data)
+
+
 def refused(message: Message, refusal: Refused) -> bytes:
     """A refusal as the protocol wants it: a result for the model to read, or a WireError for what is no result."""
     ids = {CODE: refusal.code}
@@ -126,17 +173,21 @@ def refused(message: Message, refusal: Refused) -> bytes:
         ids[_CALL] = str(refusal.call_id)
     if refusal.code in ("ledger_unavailable", "outcome_unknown"):
         raise WireError(wire.UNAVAILABLE, str(refusal), status=503, data=ids, retry_after=2)
-    if refusal.code == "unknown_tool":
+    if message.method == "resources/read" and refusal.code == "unknown_resource":
+        raise _no_resource(message, "Resource not found", ids)
+    if refusal.code.startswith("unknown_"):
         status = 400 if message.modern else 200
         raise WireError(wire.INVALID_PARAMS, str(refusal), status=status, data=ids)
+    if message.method != "tools/call":
+        raise WireError(wire.UNAVAILABLE, str(refusal), status=200, data=ids)
     result = {"content": [{"type": "text", "text": str(refusal)}], "isError": True}
     return _dressed(message, orjson.dumps(result), ids)
 
 
-def _dressed(message: Message, body: bytes, meta: dict[str, Any]) -> bytes:
+def _dressed(message: Message, body: bytes, meta: dict[str, Any], hints: bytes = b"") -> bytes:
     """The response with that result, our words in its `_meta`, and what the client's era asks for."""
     if message.modern:
-        kind, meta = b',"resultType":"complete"', meta | {wire.SERVER_INFO_KEY: _SERVER}
+        kind, meta = b',"resultType":"complete"' + hints, meta | {wire.SERVER_INFO_KEY: _SERVER}
     else:
         kind, meta = b"", {name: value for name, value in meta.items() if name != wire.SERVER_INFO_KEY}
     head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(message.identifier) + b',"result":'

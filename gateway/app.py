@@ -6,7 +6,7 @@ import logging
 import os
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 from django.conf import settings
@@ -18,7 +18,7 @@ from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from audit.spool import Spool
 from audit.system import process_event
-from gateway import answers, http, wire
+from gateway import answers, http, reads, wire
 from gateway.auth import Doorman
 from gateway.calls import Call, Pipeline, Refused
 from gateway.feed import Feed
@@ -32,6 +32,9 @@ from gateway.wire import Message, WireError
 from keyring.keys import ring
 
 logger = logging.getLogger("gateway")
+
+# Methods that are calls: what was wrong with them is on record.
+_RECORDED = reads.METHODS | {"tools/call"}
 
 
 class Visit(NamedTuple):
@@ -147,7 +150,7 @@ class Gateway:
         except WireError as error:
             if message is not None:
                 error.identifier = message.identifier
-            if error.data is None and (message is None or message.method == "tools/call"):
+            if error.data is None and (message is None or message.method in _RECORDED):
                 await self._record_malformed(visit, message, error)
             raise
 
@@ -157,8 +160,10 @@ class Gateway:
         match message.method, message.modern:
             case "tools/call", _:
                 return 200, await self._call(message, visit)
-            case "tools/list", _:
+            case method, _ if method in answers.LISTS:
                 return 200, answers.listed(message, visit.snapshot, visit.principal, visit.toolset)
+            case method, _ if method in reads.METHODS:
+                return 200, await self._read(message, visit)
             case "server/discover", True:
                 return 200, answers.discovered(message)
             case "initialize", False:
@@ -180,7 +185,24 @@ class Gateway:
             and policy.find(visit.snapshot, visit.principal, name, visit.toolset)
         ):
             wire.compare_parameters(visit.headers, tool.headers, arguments)
-        call = Call(
+        call = self._call_of(visit, message, name, arguments)
+        try:
+            return answers.answered(message, await self.pipeline.call(call))
+        except Refused as refusal:
+            return answers.refused(message, refusal)
+
+    async def _read(self, message: Message, visit: Visit) -> bytes:
+        """A prompt, a resource, or values to complete an argument with."""
+        read = reads.read_of(message)
+        call = self._call_of(visit, message, read.name, read.params)._replace(kind=read.kind, method=message.method)
+        try:
+            return answers.used(message, await self.pipeline.call(call))
+        except Refused as refusal:
+            return answers.refused(message, refusal)
+
+    @staticmethod
+    def _call_of(visit: Visit, message: Message, name: str, arguments: dict[str, Any]) -> Call:
+        return Call(
             principal=visit.principal,
             tool=name,
             arguments=arguments,
@@ -192,15 +214,11 @@ class Gateway:
             request_id=visit.request_id,
             traceparent=message.traceparent,
         )
-        try:
-            return answers.answered(message, await self.pipeline.call(call))
-        except Refused as refusal:
-            return answers.refused(message, refusal)
 
     async def _record_malformed(self, visit: Visit, message: Message | None, error: WireError) -> None:
         """An attempt that never became a call is on record as well. Raises WireError when it cannot be."""
         principal = visit.principal
-        named = message.params.get("name") if message else None
+        named = (message.params.get("name") or message.params.get("uri")) if message else None
         entry = Entry(
             kind="invalid",
             code="malformed",

@@ -1,4 +1,7 @@
-"""The one pipeline: every call of a tool, by whatever door it comes in, goes through `Pipeline.call`."""
+"""The one pipeline: every call of a tool, by whatever door it comes in, goes through `Pipeline.call`.
+
+Prompts that are fetched, resources that are read and arguments that are completed are calls as well; they only read.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,13 @@ import orjson
 from django.conf import settings
 
 from access import policy
+from access.offered import OfferedEntry, known_offered
 from access.snapshot import Principal, Snapshot, ToolEntry
 from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from gateway.limits import Budgets, Refusals
 from gateway.meter import Meter
-from tools.connectors.base import Connector, ConnectorError, Context, Result
+from tools.connectors.base import Connector, ConnectorError, Context, Kind, Result
 from tools.schemas import problems
 
 logger = logging.getLogger("gateway.calls")
@@ -29,12 +33,23 @@ OURS = "mcpsite/"
 # Of refused calls with larger arguments, the record keeps the commitment only.
 _KEPT_OF_REFUSED = 16 * 1024
 
+# What is kept of the message with which an upstream refuses a prompt or resource.
+_LONGEST_MESSAGE = 1_000
+_INTERNAL_ERROR = -32603
+
+# What can be called.
+Callee = ToolEntry | OfferedEntry
+
 # The fields of an `Entry` that all records of one call share, by name: cheaper than copying entries.
 Facts = dict[str, Any]
 
 
 class Call(NamedTuple):
-    """What a door knows of a call. `raw` are the bytes of the arguments that the ledger commits to."""
+    """What a door knows of a call. `raw` are the bytes of the arguments that the ledger commits to.
+
+    `tool` is the name of what is called, or its URI. Of what is no tool, `method` says what is wanted, and `arguments`
+    are the parameters of the request.
+    """
 
     principal: Principal
     tool: str
@@ -50,6 +65,8 @@ class Call(NamedTuple):
     notes: Mapping[str, Any] | None = None
     # Under which id it is to be on record; a new one, where the door has not promised one.
     call_id: uuid.UUID | None = None
+    kind: Kind = "tool"
+    method: str = "tools/call"
 
 
 # What a call has to pass, in this order; `Refused.gate` names the one that it did not.
@@ -60,7 +77,8 @@ class Answer(NamedTuple):
     """What a call brought, and the ids under which it is on record.
 
     `body` is the CallToolResult as JSON without its `_meta` and `resultType`: the bytes that the record commits to.
-    `meta` is what the source put into `_meta`.
+    `meta` is what the source put into `_meta`. Of what is no tool, `body` is the result of the method without caching
+    hints, of which `ttl_ms` is left; and unless `code` is `ok`, it is a JSON-RPC error.
     """
 
     body: bytes
@@ -68,6 +86,7 @@ class Answer(NamedTuple):
     code: str
     record_id: uuid.UUID
     call_id: uuid.UUID
+    ttl_ms: int = 0
 
 
 class Refused(Exception):
@@ -104,7 +123,7 @@ class Pipeline:
         snapshot: Callable[[], Snapshot | None],
         ledger: Ledger,
         budgets: Budgets,
-        connector: Callable[[ToolEntry], Connector],
+        connector: Callable[[Callee], Connector],
         meter: Meter,
     ) -> None:
         self._meter = meter
@@ -117,34 +136,38 @@ class Pipeline:
     async def call(self, call: Call) -> Answer:
         """Carry the call out, and count how it ended. Raises Refused."""
         started, snapshot = time.perf_counter_ns(), self._snapshot()
+        known = None if snapshot is None else _known(snapshot, call)
         try:
-            answer = await self._answer(call, snapshot, started)
+            answer = await self._answer(call, snapshot, known, started)
         except Refused as refusal:
             decision = "allow" if refusal.code == "outcome_unknown" else "deny"
-            self._meter.count(snapshot, call.tool, decision, refusal.reason)
+            self._meter.count(known, decision, refusal.reason)
             raise
         except asyncio.CancelledError:
-            self._meter.count(snapshot, call.tool, "allow", "cancelled")
+            self._meter.count(known, "allow", "cancelled")
             raise
-        self._meter.answer(snapshot, call.tool, answer.code, time.perf_counter_ns() - started)
+        self._meter.answer(known, answer.code, time.perf_counter_ns() - started)
         return answer
 
-    async def _answer(self, call: Call, snapshot: Snapshot | None, started: int) -> Answer:
+    async def _answer(self, call: Call, snapshot: Snapshot | None, known: Callee | None, started: int) -> Answer:
         """Find the grant, spend the budget, check the arguments, record, call, record, answer. Raises Refused."""
         if snapshot is None or not self._ledger.available:
             raise _unavailable("ready")
-        facts = _facts(call, snapshot)
-        found = policy.find(snapshot, call.principal, call.tool, call.toolset)
+        facts = _facts(call, snapshot, known)
+        found = _found(snapshot, call)
         if found is None:
-            code = "not_granted" if call.tool in snapshot.tools else "unknown_tool"
-            message = f"Unknown tool: {call.tool[:200]}"
-            raise await self._refuse(facts, call, "grant", code, message, public="unknown_tool")
+            unknown = f"unknown_{call.kind}"
+            code = unknown if known is None else "not_granted"
+            message = f"Unknown {call.kind}: {call.tool[:200]}"
+            raise await self._refuse(facts, call, "grant", code, message, public=unknown)
         tool, per_minute = found
         facts |= {"connector": tool.source.source.name, "effect": tool.effect, "definition": tool.fingerprint}
         if wait := await self._budgets.spend(call.principal.user_id, tool.id, per_minute):
             message = f"The budget of {per_minute} calls a minute for {tool.name} is spent. Try again in {wait:.1f} s."
             raise await self._refuse(facts, call, "budget", "budget_exhausted", message, retry_after=wait)
-        if wrong := problems(tool.validator, call.arguments):
+        if isinstance(tool, OfferedEntry):
+            facts |= dict(zip(("object_type", "object_id"), tool.about, strict=True))
+        elif wrong := problems(tool.validator, call.arguments):
             message = f"The arguments do not fit the schema of {tool.name}: {'; '.join(wrong)}"
             raise await self._refuse(facts, call, "arguments", "invalid_arguments", message)
         facts["decision"] = "allow"
@@ -162,7 +185,7 @@ class Pipeline:
             self._ledger.put(Entry(kind="outcome", code="not_called", **_without_arguments(facts)))
             raise _unavailable("intent", facts["call_id"]) from error
 
-    async def _carry_out(self, tool: ToolEntry, call: Call, kind: str, facts: Facts, started: int) -> Answer:
+    async def _carry_out(self, tool: Callee, call: Call, kind: str, facts: Facts, started: int) -> Answer:
         before, call_id = time.perf_counter_ns(), facts["call_id"]
         try:
             outcome = await self._ask(tool, call, call_id)
@@ -178,37 +201,41 @@ class Pipeline:
             record_id = await (self._ledger.write(entry) if kind == "call" else self._ledger.conclude(entry))
         except LedgerUnavailable as error:
             raise _unanswerable(kind, call_id) from error
-        return Answer(outcome.body, outcome.meta, outcome.code, record_id, call_id)
+        return Answer(outcome.body, outcome.meta, outcome.code, record_id, call_id, outcome.ttl_ms)
 
-    async def _ask(self, tool: ToolEntry, call: Call, call_id: uuid.UUID) -> _Outcome:
+    async def _ask(self, tool: Callee, call: Call, call_id: uuid.UUID) -> _Outcome:
         """What came of it. Whatever fails outside, or in what came from there, becomes a result that says so."""
         try:
             result = await self._tried(tool, call, call_id)
             return _outcome(call, result, "tool_error" if result.is_error else "ok")
         except ConnectorError as error:
-            return _outcome(call, _failure(str(error)), error.code)
+            return _failed(call, str(error), error.code, error.refusal)
         except orjson.JSONEncodeError:
             message = "The upstream's answer is nested too deeply, or holds what JSON cannot."
-            return _outcome(call, _failure(message), "bad_upstream_answer")
+            return _failed(call, message, "bad_upstream_answer")
         except Exception:
             logger.exception("the connector of %s failed", tool.name)
             message = "The connector failed. The administrators can find the reason in the log."
-            return _outcome(call, _failure(message), "internal_error")
+            return _failed(call, message, "internal_error")
 
-    async def _tried(self, tool: ToolEntry, call: Call, call_id: uuid.UUID) -> Result:
+    async def _tried(self, tool: Callee, call: Call, call_id: uuid.UUID) -> Result:
         """One attempt, and one more where that can do no harm, within one deadline."""
         deadline: float = min(tool.source.source.timeout_seconds, settings.CALL_TIMEOUT_SECONDS)
         until = time.monotonic() + deadline
         who, trace = call.principal, call.traceparent
         context = Context(call_id, deadline, who.username, trace, tool.name, who.on_behalf_of)
         try:
-            return await self._connector(tool).call(tool.spec, call.arguments, context)
+            return await self._once(tool, call, context)
         except ConnectorError as error:
             left = until - time.monotonic()
             if left <= 0 or not error.retryable or (error.sent and tool.effect != _READ):
                 raise
-        again = context._replace(deadline_seconds=left)
-        return await self._connector(tool).call(tool.spec, call.arguments, again)
+        return await self._once(tool, call, context._replace(deadline_seconds=left))
+
+    async def _once(self, tool: Callee, call: Call, context: Context) -> Result:
+        if isinstance(tool, OfferedEntry):
+            return await self._connector(tool).request(call.method, _addressed(call, tool), context)
+        return await self._connector(tool).call(tool.spec, call.arguments, context)
 
     async def _refuse(
         self,
@@ -255,17 +282,61 @@ class _Outcome(NamedTuple):
     meta: dict[str, Any]
     code: str
     detail: str | None
+    ttl_ms: int = 0
+
+
+def _known(snapshot: Snapshot, call: Call) -> Callee | None:
+    """What is called, whether or not the caller may."""
+    if call.kind == "tool":
+        return snapshot.tools.get(call.tool)
+    return known_offered(snapshot.offered, call.kind, call.tool)
+
+
+def _found(snapshot: Snapshot, call: Call) -> tuple[Callee, int] | None:
+    """What is called, if the caller may, and the budget for it."""
+    if call.kind == "tool":
+        return policy.find(snapshot, call.principal, call.tool, call.toolset)
+    return policy.find_offered(snapshot, call.principal, call.kind, call.tool, call.toolset)
+
+
+def _addressed(call: Call, entry: OfferedEntry) -> dict[str, Any]:
+    """The parameters, with the name that a prompt has at its source."""
+    if entry.kind != "prompt":
+        return call.arguments
+    if call.method == "completion/complete":
+        return {**call.arguments, "ref": {**call.arguments["ref"], "name": entry.source_name}}
+    return {**call.arguments, "name": entry.source_name}
+
+
+_APART = frozenset({"_meta", "resultType"})
+_APART_OF_READS = _APART | {"ttlMs", "cacheScope"}
 
 
 def _outcome(call: Call, result: Result, code: str) -> _Outcome:
     """Serialise the result apart from its `_meta`. Raises orjson.JSONEncodeError."""
-    content = {name: value for name, value in result.content.items() if name not in ("_meta", "resultType")}
+    apart = _APART if call.kind == "tool" else _APART_OF_READS
+    content = {name: value for name, value in result.content.items() if name not in apart}
     theirs = result.content.get("_meta")
     meta = {}
     if isinstance(theirs, dict):
         meta = {name: value for name, value in theirs.items() if not name.startswith(OURS)}
         orjson.dumps([[meta]])  # it goes into the answer two levels further down
-    return _Outcome(orjson.dumps(content), meta, code, _detail(call.notes, result.notes))
+    ttl = 0 if call.kind == "tool" else result.content.get("ttlMs")
+    ttl_ms = ttl if type(ttl) is int and ttl > 0 else 0
+    return _Outcome(orjson.dumps(content), meta, code, _detail(call.notes, result.notes), ttl_ms)
+
+
+def _failed(call: Call, message: str, code: str, refusal: dict[str, Any] | None = None) -> _Outcome:
+    """The failure as a result that says so; of what is no tool as a JSON-RPC error, with the upstream's own code."""
+    if call.kind == "tool":
+        return _outcome(call, _failure(message), code)
+    said = (refusal or {}).get("message")
+    number = (refusal or {}).get("code")
+    error = {
+        "code": number if type(number) is int else _INTERNAL_ERROR,
+        "message": said[:_LONGEST_MESSAGE] if isinstance(said, str) else message,
+    }
+    return _Outcome(orjson.dumps(error), {}, code, _detail(call.notes))
 
 
 def _detail(*notes: Mapping[str, Any] | None) -> str | None:
@@ -273,11 +344,10 @@ def _detail(*notes: Mapping[str, Any] | None) -> str | None:
     return orjson.dumps(told).decode() if told else None
 
 
-def _facts(call: Call, snapshot: Snapshot) -> Facts:
+def _facts(call: Call, snapshot: Snapshot, known: Callee | None) -> Facts:
     """What every record of this call says."""
     principal = call.principal
-    tool = snapshot.tools.get(call.tool)
-    recording = snapshot.recording if tool is None else tool.recording
+    recording = snapshot.recording if known is None else known.recording
     facts = {
         "call_id": call.call_id or uuid7(),
         "actor": principal.username,

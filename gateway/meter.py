@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 
-from access.snapshot import Snapshot
+from access.offered import OfferedEntry
+from access.snapshot import ToolEntry
 from audit.histogram import Histogram
 from gateway.http import Send
 
@@ -33,17 +34,19 @@ class Meter:
         self.pages: dict[tuple[str, str], int] = {}
         self.page_times: dict[str, Histogram] = {}
 
-    def count(self, snapshot: Snapshot | None, tool: str, decision: str, code: str) -> str:
+    def count(self, entry: ToolEntry | OfferedEntry | None, decision: str, code: str) -> str:
         """One call came to its end. Returns the label of its connector."""
-        entry = snapshot.tools.get(tool) if snapshot is not None else None
-        connector = entry.source.source.name if entry is not None else UNKNOWN
-        key = (tool if entry is not None else UNKNOWN, connector, decision, code)
+        if entry is None:
+            connector, key = UNKNOWN, (UNKNOWN, UNKNOWN, decision, code)
+        else:
+            connector = entry.source.source.name
+            key = (entry.label, connector, decision, code)
         self.calls[key] = self.calls.get(key, 0) + 1
         return connector
 
-    def answer(self, snapshot: Snapshot | None, tool: str, code: str, took_ns: int) -> None:
+    def answer(self, entry: ToolEntry | OfferedEntry | None, code: str, took_ns: int) -> None:
         """One call was carried out and put on record."""
-        _of(self.answered, self.count(snapshot, tool, "allow", code)).observe(took_ns // 1000)
+        _of(self.answered, self.count(entry, "allow", code)).observe(took_ns // 1000)
 
     def asked(self, connector: str, took_us: int) -> None:
         """The upstream of `connector` answered or failed."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
+from access.offered import OfferedEntry
 from access.snapshot import Snapshot, SourceEntry, ToolEntry
 from audit.entry import Entry
 from audit.floods import Flood
@@ -36,8 +37,8 @@ class Connectors:
         self._closing: set[asyncio.Task[None]] = set()
         self._rules: object = ()
 
-    def of(self, tool: ToolEntry) -> Connector:
-        """The connector of the tool's source."""
+    def of(self, tool: ToolEntry | OfferedEntry) -> Connector:
+        """The connector of the tool's source, or of what else is called."""
         entry = tool.source
         known = self._open.get(entry.source.id)
         if known is not None and known[0] is entry:

@@ -31,6 +31,8 @@ SERVER_INFO_KEY = f"{_META}serverInfo"
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32601, -32602, -32603
 HEADER_MISMATCH, UNSUPPORTED_VERSION = -32020, -32022
 UNAVAILABLE = -32010
+# Of revisions before 2026-07-28.
+RESOURCE_NOT_FOUND = -32002
 
 _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _ROUTING = (b"mcp-protocol-version", b"mcp-method", b"mcp-name")

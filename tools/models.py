@@ -143,14 +143,67 @@ class ToolVersion(models.Model):
         return f"{self.tool_id} v{self.number} {self.fingerprint[:12]}"
 
 
+class Offered(models.Model):
+    """What is common to prompts and resources: an upstream offers them, and people decide who may use them."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    source = models.ForeignKey(DataSource, on_delete=models.CASCADE, related_name="%(class)ss", editable=False)
+    definition = models.TextField(editable=False, help_text="The object of the source's list as JSON, verbatim.")
+    fingerprint = models.CharField(max_length=64, editable=False, help_text="SHA-256 over the definition.")
+    tags = ArrayField(
+        models.CharField(max_length=32, validators=[tag]), default=list, blank=True, help_text="For grants by tag."
+    )
+    enabled = models.BooleanField(default=True, help_text="When off, it looks as if it did not exist.")
+    missing = models.BooleanField(
+        default=False, editable=False, help_text="The source does not offer it any more; it cannot be used."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        abstract = True
+
+
+class Prompt(Offered):
+    """A prompt of an upstream MCP server."""
+
+    name = models.CharField(
+        max_length=64, unique=True, validators=[tool_name], editable=False, help_text="The name that clients see."
+    )
+    source_name = models.CharField(max_length=128, editable=False, help_text="Its name at the source.")
+
+    class Meta:
+        ordering = ("name",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Resource(Offered):
+    """A resource of an upstream MCP server, or a template of many."""
+
+    uri = models.CharField(
+        "URI", max_length=1024, unique=True, editable=False, help_text="Of a template with its placeholders (RFC 6570)."
+    )
+    is_template = models.BooleanField(default=False, editable=False)
+
+    class Meta:
+        ordering = ("uri",)
+
+    def __str__(self) -> str:
+        return self.uri
+
+
 class Toolset(models.Model):
-    """A named selection of tools, served at `/mcp/<name>` and granted as one."""
+    """A named selection of tools, prompts and resources, served at `/mcp/<name>` and granted as one."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=48, unique=True, validators=[slug], help_text="Part of the URL: `/mcp/<name>`.")
     title = models.CharField(max_length=120, blank=True)
     description = models.TextField(blank=True)
     tools = models.ManyToManyField(Tool, related_name="toolsets", blank=True)
+    prompts = models.ManyToManyField(Prompt, related_name="toolsets", blank=True)
+    resources = models.ManyToManyField(Resource, related_name="toolsets", blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pydantic
@@ -24,6 +24,9 @@ from tools.connectors.registry import connector_class, source_of
 from tools.definitions import MISSING, DefinitionRefused, publish
 from tools.egress import Egress, Rule
 from tools.models import DataSource, EgressRule, Tool, tool_name
+from tools.offered import take_prompts, take_resources
+from tools.outcome import SyncOutcome as SyncOutcome
+from tools.outcome import printable
 
 T = TypeVar("T")
 
@@ -36,35 +39,6 @@ class CheckOutcome:
 
     ok: bool
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class SyncOutcome:
-    """The names of the tools by what became of them. `refused` says why for each."""
-
-    created: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    unchanged: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
-
-    def told(self) -> dict[str, Any]:
-        """As it is kept and recorded: the names of what became different, the number of what did not."""
-        named = {"created": self.created, "changed": self.changed, "missing": self.missing, "refused": self.refused}
-        return {**{name: value for name, value in named.items() if value}, "unchanged": len(self.unchanged)}
-
-    def sentence(self) -> str:
-        """For people."""
-        counts = {
-            "new": self.created,
-            "changed": self.changed,
-            "unchanged": self.unchanged,
-            "no longer offered": self.missing,
-        }
-        said = ", ".join(f"{len(names)} {word}" for word, names in counts.items() if names)
-        refused = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
-        told = f"Synchronised: {said or 'the source offers no tools'}."
-        return told + (f" Refused: {refused}" if refused else "")
 
 
 def egress_now() -> Egress:
@@ -90,10 +64,10 @@ def check_source(row: DataSource) -> CheckOutcome:
     """Connect once, and remember the outcome at the source."""
     try:
         found = _with_connector(row, lambda connector: connector.check())
-        outcome = CheckOutcome(True, _printable(found, _LONGEST_MESSAGE))
+        outcome = CheckOutcome(True, printable(found, _LONGEST_MESSAGE))
     except (ConnectorError, DecryptionError, ValueError) as error:
         said = known().refresh().text(_sentence(error))
-        outcome = CheckOutcome(False, _printable(said, _LONGEST_MESSAGE))
+        outcome = CheckOutcome(False, printable(said, _LONGEST_MESSAGE))
     with transaction.atomic():
         before = DataSource.objects.select_for_update().values_list("check_ok", flat=True).get(pk=row.pk)
         DataSource.objects.filter(pk=row.pk).update(
@@ -121,7 +95,7 @@ def _sentence(error: Exception) -> str:
 
 
 def sync_source(row: DataSource) -> SyncOutcome:
-    """Bring the source's tools up to date with what it offers. Raises ConnectorError and ValueError.
+    """Bring the source's tools, prompts and resources up to date with its offers. Raises ConnectorError and ValueError.
 
     New tools are enabled, with their effect prefilled from the upstream's hints; no role may call them before a grant
     names them. Whatever an administrator has set since (name, effect, tags) stays. What is refused stays as it was.
@@ -137,10 +111,13 @@ def sync_source(row: DataSource) -> SyncOutcome:
     with transaction.atomic():
         DataSource.objects.select_for_update().get(pk=row.pk)
         known = {tool.spec.get("name"): tool for tool in row.tools.select_related("source", "current")}
-        names = Counter(offer.name for offer in offers)
-        for offer in offers:
+        of_tools = [offer for offer in offers if offer.kind == "tool"]
+        names = Counter(offer.name for offer in of_tools)
+        for offer in of_tools:
             _take(row, offer, known.get(offer.name), names[offer.name], outcome)
         _switch_off_missing(known, set(names), outcome)
+        take_prompts(row, (offer for offer in offers if offer.kind == "prompt"), outcome)
+        take_resources(row, (offer for offer in offers if offer.kind in ("resource", "template")), outcome)
         DataSource.objects.filter(pk=row.pk).update(synced_at=timezone.now())
     row.refresh_from_db(fields=["synced_at"])
     return outcome
@@ -172,7 +149,7 @@ def _take(row: DataSource, offer: Offer, existing: Tool | None, times: int, outc
             else:
                 (outcome.changed if _update(existing, offer) else outcome.unchanged).append(name)
     except ValueError as error:
-        outcome.refused[_printable(name)] = str(error)
+        outcome.refused[printable(name)] = str(error)
 
 
 def _check_spec(row: DataSource, offer: Offer) -> None:
@@ -189,7 +166,7 @@ def _create(row: DataSource, name: str, offer: Offer) -> None:
         tool_name(name)
     except ValidationError as error:
         raise DefinitionRefused(
-            f"The name {_printable(name)!r} cannot be used: 1 to 64 letters, digits, _ and -."
+            f"The name {printable(name)!r} cannot be used: 1 to 64 letters, digits, _ and -."
         ) from error
     if Tool.objects.filter(name=name).exists():
         raise DefinitionRefused(f"There is another tool named {name!r}: give this data source a prefix.")
@@ -217,8 +194,3 @@ def _switch_off_missing(known: dict[Any, Tool], offered: set[str], outcome: Sync
             tool.spec = {**tool.spec, MISSING: True}
             tool.save(update_fields=["enabled", "spec", "updated_at"])
             outcome.missing.append(tool.name)
-
-
-def _printable(text: str, longest: int = 80) -> str:
-    """The text as it can be shown and stored, whatever an upstream put into it."""
-    return "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in text[:longest])

@@ -10,19 +10,21 @@ import django
 
 
 def configure(kind: str, options: dict[str, str]) -> str:
-    """A token that may call every tool of the source."""
+    """A token that may use everything of the source."""
     from access import tokens
     from access.models import Grant, Role, User
-    from tools.models import DataSource, EgressRule, Tool, Toolset
+    from tools.models import DataSource, EgressRule, Prompt, Resource, Tool, Toolset
     from tools.sync import sync_source
 
     EgressRule.objects.create(network="127.0.0.1/32", note="The upstream of the conformance suite.")
     source = DataSource.objects.create(name="conformance", kind=kind, options=options)
     refused = sync_source(source).refused
     if refused:
-        raise SystemExit(f"These tools were refused: {refused}")
+        raise SystemExit(f"These were refused: {refused}")
     toolset = Toolset.objects.create(name="everything")
     toolset.tools.set(Tool.objects.all())
+    toolset.prompts.set(Prompt.objects.all())
+    toolset.resources.set(Resource.objects.all())
     role = Role.objects.create(name="conformance")
     Grant.objects.create(role=role, toolset=toolset, calls_per_minute=10_000_000)
     user = User.objects.create(username="conformance", is_service=True)

@@ -312,7 +312,7 @@ def test_a_call_pays_less_than_three_microseconds_for_its_metrics(gateway_snapsh
         started = time.thread_time_ns()
         for number in range(rounds):
             meter.asked("office", number)
-            meter.answer(gateway_snapshot, "echo", "ok", number * 1000)
+            meter.answer(gateway_snapshot.tools["echo"], "ok", number * 1000)
             meter.status(200)
             waits.observe(number)
             budget += 1
@@ -324,7 +324,7 @@ def test_a_call_pays_less_than_three_microseconds_for_its_metrics(gateway_snapsh
 @pytest.fixture
 def gateway_snapshot() -> Any:
     """A snapshot with nothing but the tool, since only its names are asked."""
-    entry = type("Entry", (), {"source": type("S", (), {"source": type("T", (), {"name": "office"})})})
+    entry = type("Entry", (), {"label": "echo", "source": type("S", (), {"source": type("T", (), {"name": "office"})})})
     return type("Snapshot", (), {"tools": {"echo": entry, **{f"tool_{n}": entry for n in range(1000)}}})
 
 

@@ -6,7 +6,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo
 
@@ -18,12 +18,24 @@ SAVING = "saving"
 
 
 class ConnectorError(Exception):
-    """A call or a check that failed outside. `code` is the stable word; the message is fit for the caller."""
+    """A call or a check that failed outside. `code` is the stable word; the message is fit for the caller.
 
-    def __init__(self, code: str, message: str, *, retryable: bool = False, sent: bool = True) -> None:
+    `refusal` is the JSON-RPC error of the upstream, where that is how it refused.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        retryable: bool = False,
+        sent: bool = True,
+        refusal: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.retryable = retryable
+        self.refusal = refusal
         # Whether the upstream may have acted on it.
         self.sent = sent
 
@@ -67,19 +79,23 @@ class Context(NamedTuple):
     on_behalf_of: str | None = None
 
 
+Kind = Literal["tool", "prompt", "resource", "template"]
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A tool that a source offers: its definition as it came, and what is needed to call it."""
+    """What a source offers: its definition as it came, and what is needed to call it. Resources are named by URI."""
 
     name: str
     definition: dict[str, Any]
     spec: dict[str, Any]
     effect: str | None = None
+    kind: Kind = "tool"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The `result` object of tools/call (CallToolResult) as the upstream gave it."""
+    """The `result` object of a call (CallToolResult, or that of the other methods) as the upstream gave it."""
 
     content: dict[str, Any]
     is_error: bool
@@ -112,7 +128,7 @@ class Connector(ABC):
         """Connect and return one sentence about what was found."""
 
     async def discover(self) -> list[Offer]:
-        """The tools that the source offers."""
+        """The tools, prompts and resources that the source offers."""
         return []
 
     @classmethod
@@ -123,6 +139,10 @@ class Connector(ABC):
     @abstractmethod
     async def call(self, spec: Spec, arguments: dict[str, Any], context: Context) -> Result:
         """Carry out one call within `context.deadline_seconds`. Cancelling it stops it outside as well."""
+
+    async def request(self, method: str, params: dict[str, Any], context: Context) -> Result:
+        """One of the requests that are about prompts and resources; only kinds that offer them are asked."""
+        raise NotImplementedError
 
     async def close(self) -> None:  # noqa: B027 - not every kind holds something open
         """Let go of what is open."""

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import orjson
 from pydantic import Field
 
-from tools.connectors.base import Connector, ConnectorError, Context, Offer, Result, Source, Spec
+from tools.connectors.base import Connector, ConnectorError, Context, Kind, Offer, Result, Source, Spec
 from tools.egress import Egress
 
 MODERN, LEGACY = "2026-07-28", ("2025-11-25", "2025-06-18", "2025-03-26")
 METHOD_NOT_FOUND, UNSUPPORTED_VERSION = -32601, -32022
+INVALID_PARAMS = -32602
 _META = "io.modelcontextprotocol/"
 _CLIENT = {"name": "mcpsite", "version": "1"}
 _MODERN_META = {
@@ -31,6 +32,16 @@ _MOST_PAGES, _MOST_TOOLS = 100, 5_000
 
 
 _T = TypeVar("_T")
+
+# What it is about → the capability that a server declares, the method, where the list is in the result, and the name.
+_LISTS: tuple[tuple[Kind, str, str, str, str], ...] = (
+    ("tool", "tools", "tools/list", "tools", "name"),
+    ("prompt", "prompts", "prompts/list", "prompts", "name"),
+    ("resource", "resources", "resources/list", "resources", "uri"),
+    ("template", "resources", "resources/templates/list", "resourceTemplates", "uriTemplate"),
+)
+# What the result of a request must have a list of.
+_EXPECTED = {"prompts/get": "messages", "resources/read": "contents"}
 
 
 class McpTool(Spec):
@@ -47,6 +58,7 @@ class Greeting:
     headers: Mapping[str, str]
     revision: str
     server: str = "unnamed server"
+    capabilities: frozenset[str] = frozenset()
 
 
 MODERN_GREETING = Greeting(True, {"MCP-Protocol-Version": MODERN}, MODERN)
@@ -57,6 +69,7 @@ class RpcError(Exception):
     """The server answered with a JSON-RPC error."""
 
     def __init__(self, error: dict[str, Any]) -> None:
+        self.error = error
         self.code = error.get("code")
         self.message = str(error.get("message", ""))[:500]
         super().__init__(f"{self.message} ({str(self.code)[:20]})")
@@ -110,27 +123,43 @@ class McpCore(Connector):
         return f"{greeting.server} answers with revision {greeting.revision}."
 
     async def discover(self) -> list[Offer]:
-        """All pages of tools/list, each definition as it came."""
+        """All pages of the lists that the server declares, each definition as it came."""
         return await self._within(self.source.timeout_seconds, self._offers())
 
     async def _offers(self) -> list[Offer]:
-        offers: list[Offer] = []
+        greeting = self._greeting or await self._greet()
+        offers = []
+        for kind, capability, method, key, name in _LISTS:
+            if kind == "tool" or capability in greeting.capabilities:
+                listed = await self._listed(kind, method, key, name)
+                offers += [
+                    self._offer(each) if kind == "tool" else Offer(each[name], each, {}, None, kind) for each in listed
+                ]
+        return offers
+
+    async def _listed(self, kind: Kind, method: str, key: str, name: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
         seen: set[str] = set()
         params: dict[str, Any] = {}
         for _ in range(_MOST_PAGES):
-            result = await self._ask("tools/list", params)
-            offers += map(self._offer, _tools_of(result))
+            try:
+                result = await self._ask(method, params)
+            except RpcError as error:
+                if kind != "tool" and error.code == METHOD_NOT_FOUND:
+                    return []
+                raise
+            found += _definitions(result, kind, key, name)
             cursor = result.get("nextCursor")
-            if len(offers) > _MOST_TOOLS:
+            if len(found) > _MOST_TOOLS:
                 break
             if not cursor:
-                return offers
+                return found
             if not isinstance(cursor, str) or cursor in seen:
-                raise ConnectorError("bad_upstream_answer", "The upstream's list of tools leads back into itself.")
+                raise ConnectorError("bad_upstream_answer", f"The upstream's list of {kind}s leads back into itself.")
             seen.add(cursor)
             params = {"cursor": cursor}
         raise ConnectorError(
-            "too_many_tools", f"The server lists more than {_MOST_TOOLS} tools or {_MOST_PAGES} pages."
+            "too_many_tools", f"The server lists more than {_MOST_TOOLS} {kind}s or {_MOST_PAGES} pages."
         )
 
     def _offer(self, definition: dict[str, Any]) -> Offer:
@@ -156,6 +185,26 @@ class McpCore(Connector):
             raise ConnectorError("bad_upstream_answer", "The upstream's answer has an isError that is no boolean.")
         return Result(result, is_error)
 
+    async def request(self, method: str, params: dict[str, Any], context: Context) -> Result:
+        """prompts/get, resources/read, or completion/complete."""
+        if context.traceparent:
+            params = {**params, "_meta": {"traceparent": context.traceparent}}
+        result = await self._within(context.deadline_seconds, self._answered(method, params))
+        if result.get("resultType", "complete") != "complete":
+            raise ConnectorError("unsupported_result", "The upstream asks for input, which is not passed on yet.")
+        if (key := _EXPECTED.get(method)) and not isinstance(result.get(key), list):
+            raise ConnectorError("bad_upstream_answer", f"The upstream's answer has no {key}.")
+        if method == "resources/read" and not result["contents"]:
+            refusal = {"code": INVALID_PARAMS, "message": "Resource not found"}
+            raise ConnectorError("upstream_refused", "The upstream has no such resource.", refusal=refusal)
+        return Result(result, False)
+
+    async def _answered(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        greeting = self._greeting or await self._greet()
+        if method == "completion/complete" and "completions" not in greeting.capabilities:
+            return {"completion": {"values": [], "hasMore": False}}
+        return await self._ask(method, params)
+
     async def close(self) -> None:
         """Close what carries the messages."""
         greeting, self._greeting = self._greeting, None
@@ -170,7 +219,8 @@ class McpCore(Connector):
         except TimeoutError as error:
             raise ConnectorError("upstream_timeout", f"The upstream gave no answer within {seconds:g} s.") from error
         except RpcError as error:
-            raise ConnectorError("upstream_refused", f"The upstream refused the request: {error}") from error
+            said = f"The upstream refused the request: {error}"
+            raise ConnectorError("upstream_refused", said, refusal=error.error) from error
 
     # --- Greeting -----------------------------------------------------------------------------------------------------
 
@@ -199,7 +249,8 @@ class McpCore(Connector):
             return None
         meta = found.get("_meta")
         info = meta.get(f"{_META}serverInfo") if isinstance(meta, dict) else None
-        return Greeting(True, MODERN_GREETING.headers, MODERN, _name_of(info or found.get("serverInfo")))
+        name = _name_of(info or found.get("serverInfo"))
+        return Greeting(True, MODERN_GREETING.headers, MODERN, name, _capabilities_of(found))
 
     async def _initialize(self) -> Greeting:
         params = {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": _CLIENT}
@@ -210,6 +261,7 @@ class McpCore(Connector):
                 "unsupported_version", f"The server speaks revision {str(version)[:40]!r}, which is not known here."
             )
         greeting = self._upstream.agreed(version, session, _name_of(answer.get("serverInfo")))
+        greeting = replace(greeting, capabilities=_capabilities_of(answer))
         await self._upstream.notify("notifications/initialized", greeting)
         return greeting
 
@@ -290,11 +342,16 @@ def _effect(hints: object) -> str | None:
     )
 
 
-def _tools_of(result: dict[str, Any]) -> list[dict[str, Any]]:
-    tools = result.get("tools")
-    if not isinstance(tools, list) or not all(isinstance(t, dict) and isinstance(t.get("name"), str) for t in tools):
-        raise ConnectorError("bad_upstream_answer", "The upstream's list of tools is not one.")
-    return tools
+def _definitions(result: dict[str, Any], kind: Kind, key: str, name: str) -> list[dict[str, Any]]:
+    found = result.get(key)
+    if not isinstance(found, list) or not all(isinstance(t, dict) and isinstance(t.get(name), str) for t in found):
+        raise ConnectorError("bad_upstream_answer", f"The upstream's list of {kind}s is not one.")
+    return found
+
+
+def _capabilities_of(answer: dict[str, Any]) -> frozenset[str]:
+    declared = answer.get("capabilities")
+    return frozenset(declared) if isinstance(declared, dict) else frozenset()
 
 
 def _name_of(info: object) -> str:

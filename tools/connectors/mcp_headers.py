@@ -15,6 +15,7 @@ from tools.mirrored import undotted, value_at
 
 # RFC 9110, section 5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
+_NAMED = {"prompts/get": "name", "resources/read": "uri"}
 _SAFE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
@@ -46,7 +47,8 @@ def header_value(value: str) -> str:
 def headers_of(method: str, params: dict[str, Any], tool: McpTool | None) -> dict[str, str]:
     """The headers that a request must have. Raises ConnectorError."""
     if tool is None:
-        return {"Mcp-Method": method}
+        named = params.get(_NAMED.get(method, ""))
+        return {"Mcp-Method": method} | ({"Mcp-Name": header_value(named)} if isinstance(named, str) else {})
     try:
         mirrored = _mirrored(tool.headers, params["arguments"]) if isinstance(tool, MirroringTool) else {}
         return {"Mcp-Method": method, "Mcp-Name": header_value(tool.name), **mirrored}
