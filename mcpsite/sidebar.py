@@ -46,6 +46,8 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
         (
             Place("Data sources", "database", "tools.DataSource", "failing"),
             Place("Tools", "build", "tools.Tool"),
+            Place("Prompts", "chat", "tools.Prompt"),
+            Place("Resources", "description", "tools.Resource"),
             Place("Toolsets", "category", "tools.Toolset"),
             Place("Egress rules", "shield", "tools.EgressRule"),
         ),

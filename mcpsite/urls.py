@@ -43,6 +43,8 @@ resources.APIRootView = Resources
 resources.include_format_suffixes = False
 resources.register("tools", tools_api.ToolViewSet, "tool")
 resources.register("data-sources", tools_api.DataSourceViewSet, "data-source")
+resources.register("prompts", tools_api.PromptViewSet, "prompt")
+resources.register("resources", tools_api.ResourceViewSet, "resource")
 resources.register("toolsets", tools_api.ToolsetViewSet, "toolset")
 resources.register("users", user_api.UserViewSet, "user")
 resources.register("service-accounts", user_api.ServiceAccountViewSet, "service-account")

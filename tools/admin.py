@@ -32,7 +32,8 @@ from tools import clients, source_admin  # noqa: F401 - registers its own model
 from tools.connectors.registry import kinds
 from tools.definitions import DefinitionRefused, publish
 from tools.forms import declared_fields, recorded_fields, tool_form
-from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion, tag
+from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion
+from tools.offered_admin import TagForm
 from tools.recording_form import RECORDED_TITLE, recording_example
 
 EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
@@ -72,12 +73,6 @@ class EffectForm(forms.Form):
     """Which effect."""
 
     effect = forms.ChoiceField(choices=Tool.Effect.choices, widget=UnfoldAdminSelectWidget())
-
-
-class TagForm(forms.Form):
-    """Which tag."""
-
-    tag = forms.CharField(max_length=32, validators=[tag], widget=UnfoldAdminTextInputWidget())
 
 
 @admin.register(Tool)
@@ -271,14 +266,14 @@ def definition_of(tool: Tool) -> dict[str, Any]:
 
 @admin.register(Toolset)
 class ToolsetAdmin(RecordedAdmin):
-    """Toolsets: a selection of tools with an endpoint of its own."""
+    """Toolsets: a selection of tools, prompts and resources with an endpoint of its own."""
 
     list_display = ("name", "title", "endpoint", "how_many_tools", "updated_at")
     search_fields = ("name", "title", "description")
-    filter_horizontal = ("tools",)
+    filter_horizontal = ("tools", "prompts", "resources")
     actions_detail = ("connect",)
     readonly_fields = ("endpoint",)
-    fields = ("name", "title", "description", "endpoint", "tools")
+    fields = ("name", "title", "description", "endpoint", "tools", "prompts", "resources")
     history_of = ("access.Grant",)
     empty_icon = "category"
     empty_title = "No toolsets yet"

@@ -21,7 +21,7 @@ from audit.models import Record
 from tools.configuration import Refused, configure, specify, stored_secrets
 from tools.connectors.registry import connector_class, kinds
 from tools.definitions import DefinitionRefused, publish
-from tools.models import DataSource, Synchronisation, Tool, Toolset
+from tools.models import DataSource, Prompt, Resource, Synchronisation, Tool, Toolset
 from tools.recording import PolicyRefused, checked
 from tools.sync import check_source
 from tools.synchronisation import SyncRefused, ask_for_sync, state_of
@@ -289,21 +289,92 @@ class ToolViewSet(RecordedViewSet, viewsets.ModelViewSet[Tool]):
         return super().get_queryset() if narrowed is None else super().get_queryset().filter(toolsets=narrowed)
 
 
+_OFFERED = ("id", "source", "tags", "enabled", "missing", "definition", "fingerprint", "created_at", "updated_at")
+
+
+class _Offered(serializers.ModelSerializer[Any]):
+    """What prompts and resources have in common: tags and whether it is on can be changed."""
+
+    source: Any = serializers.SlugRelatedField(slug_field="name", read_only=True)
+    definition = serializers.SerializerMethodField(help_text="The object of the list, as clients get it.")
+
+    @extend_schema_field(serializers.DictField())
+    def get_definition(self, offered: Any) -> Any:
+        """As the source gave it, but for the prefix of a prompt's name."""
+        return orjson.loads(offered.definition)
+
+
+class PromptSerializer(_Offered):
+    """A prompt of an upstream MCP server."""
+
+    class Meta:
+        model = Prompt
+        fields = ("name", "source_name", *_OFFERED)
+        read_only_fields = tuple(set(fields) - {"tags", "enabled"})
+
+
+class ResourceSerializer(_Offered):
+    """A resource of an upstream MCP server, or a template of many."""
+
+    class Meta:
+        model = Resource
+        fields = ("uri", "is_template", *_OFFERED)
+        read_only_fields = tuple(set(fields) - {"tags", "enabled"})
+
+
+class _OfferedViewSet(RecordedViewSet, viewsets.ModelViewSet[Any]):
+    """They come and go by synchronising their source."""
+
+    http_method_names = ["get", "head", "options", "put", "patch"]
+    keeps_to_toolset = True
+
+    def get_queryset(self) -> QuerySet[Any]:
+        """All, or those of the toolset that the token is narrowed to."""
+        narrowed = getattr(self.request.auth, "toolset_id", None)
+        return super().get_queryset() if narrowed is None else super().get_queryset().filter(toolsets=narrowed)
+
+
+class PromptViewSet(_OfferedViewSet):
+    """Prompts of upstream MCP servers."""
+
+    queryset = Prompt.objects.select_related("source")
+    serializer_class = PromptSerializer
+    filterset_fields = ("enabled", "missing", "source__name")
+    search_fields = ("name",)
+    ordering = ("name",)
+    ordering_fields = ("created_at", "updated_at")
+
+
+class ResourceViewSet(_OfferedViewSet):
+    """Resources of upstream MCP servers, and templates of them."""
+
+    queryset = Resource.objects.select_related("source")
+    serializer_class = ResourceSerializer
+    filterset_fields = ("enabled", "missing", "is_template", "source__name")
+    search_fields = ("uri",)
+    ordering = ("uri",)
+    ordering_fields = ("created_at", "updated_at")
+
+
 class ToolsetSerializer(serializers.ModelSerializer[Toolset]):
-    """A selection of tools, by their names."""
+    """A selection of tools and prompts, by their names, and of resources, by their URIs."""
 
     tools = serializers.SlugRelatedField(slug_field="name", many=True, queryset=Tool.objects.all(), required=False)
+    prompts = serializers.SlugRelatedField(slug_field="name", many=True, queryset=Prompt.objects.all(), required=False)
+    resources = serializers.SlugRelatedField(
+        slug_field="uri", many=True, queryset=Resource.objects.all(), required=False
+    )
 
     class Meta:
         model = Toolset
-        fields = ("id", "name", "title", "description", "tools", "created_at", "updated_at")
+        fields = ("id", "name", "title", "description", "tools", "prompts", "resources", "created_at", "updated_at")
         read_only_fields = ("id", "created_at", "updated_at")
 
 
 class ToolsetViewSet(RecordedViewSet, viewsets.ModelViewSet[Toolset]):
-    """Named selections of tools."""
+    """Named selections of tools, prompts and resources."""
 
-    queryset = Toolset.objects.prefetch_related("tools")
+    queryset = Toolset.objects.prefetch_related("tools", "prompts", "resources")
     serializer_class = ToolsetSerializer
     filterset_fields = ("name",)
     search_fields = ("name", "title")

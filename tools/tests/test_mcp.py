@@ -69,6 +69,21 @@ def make_sdk_server() -> MCPServer:
         """Is routed by a header."""
         return region
 
+    @server.prompt()
+    def welcome(name: str) -> str:
+        """Greets."""
+        return f"Welcome {name}"
+
+    @server.resource("desk://open/{number}")
+    def ticket(number: str) -> str:
+        """One of many."""
+        return f"ticket {number}"
+
+    @server.resource("desk://opening-hours")
+    def opening_hours() -> str:
+        """When we are there."""
+        return "nine to five"
+
     return server
 
 
@@ -237,7 +252,10 @@ async def test_the_official_server_is_understood(connect, form):
         connector = connect(url)
         assert await connector.check() == f"sdk answers with revision {REVISION[FORMS[form][0]]}."
         found = {offer.name: offer for offer in await connector.discover()}
-        assert set(found) == {"echo", "refuse", "chatty", "in_region"}
+        assert {name for name in found if found[name].kind == "tool"} == {"echo", "refuse", "chatty", "in_region"}
+        assert [found[name].kind for name in ("welcome", "desk://opening-hours", "desk://open/{number}")] == [
+            "prompt", "resource", "template",
+        ]  # fmt: skip
         assert found["echo"].definition["description"] == "Say it again."
         assert (found["echo"].effect, found["refuse"].effect) == ("read", None)
         assert (await call(connector, text="grüße \U0001f600"))["content"][0]["text"] == "grüße \U0001f600"
@@ -245,6 +263,17 @@ async def test_the_official_server_is_understood(connect, form):
         refused = await connector.call(McpTool(name="refuse"), {}, make_context())
         assert refused.is_error is True
         assert "not today" in refused.content["content"][0]["text"]
+        context = make_context()
+        prompt = {"name": "welcome", "arguments": {"name": "Zoë"}}
+        got = await connector.request("prompts/get", prompt, context)
+        assert got.content["messages"][0]["content"]["text"] == "Welcome Zoë"
+        read = await connector.request("resources/read", {"uri": "desk://open/7"}, context)
+        assert read.content["contents"][0]["text"] == "ticket 7"
+        missing = await failure(connector.request("resources/read", {"uri": "desk://closed"}, context))
+        assert (missing.code, missing.refusal["code"]) == ("upstream_refused", -32602 if "modern" in form else -32002)
+        ref = {"ref": {"type": "ref/prompt", "name": "welcome"}, "argument": {"name": "name", "value": "Z"}}
+        completed = await connector.request("completion/complete", ref, context)
+        assert completed.content["completion"]["values"] == []
         await connector.close()
 
 

@@ -1,0 +1,124 @@
+"""Prompts and resources in the admin: what sources offer, and what people decide about it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, ClassVar
+
+import orjson
+from django import forms
+from django.contrib import admin
+from django.contrib.postgres.fields import ArrayField
+from django.http import HttpRequest
+from django.utils.safestring import SafeString
+from unfold.contrib.filters.admin import BooleanRadioFilter, RelatedDropdownFilter  # type: ignore[import-untyped]
+from unfold.widgets import UnfoldAdminTextInputWidget  # type: ignore[import-untyped]
+
+from audit.bulk import BulkAdmin, bulk_action
+from audit.theme import badge, code_block, display, mono
+from tools.models import Offered, Prompt, Resource, tag
+
+
+class TagForm(forms.Form):
+    """Which tag."""
+
+    tag = forms.CharField(max_length=32, validators=[tag], widget=UnfoldAdminTextInputWidget())
+
+
+class OfferedAdmin(BulkAdmin):
+    """What prompts and resources have in common."""
+
+    list_filter: ClassVar[Any] = (("source", RelatedDropdownFilter), ("enabled", BooleanRadioFilter))
+    list_filter_submit = True
+    list_select_related = ("source",)
+    formfield_overrides = {ArrayField: {"widget": UnfoldAdminTextInputWidget}}
+    actions = ("switch_on", "switch_off", "add_tag")
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Never: they come by synchronising a data source."""
+        return False
+
+    @bulk_action("Switch on", consequence="Whoever is granted them can use them within a second.")
+    def switch_on(self, request: HttpRequest, offered: Offered, given: Any) -> None:
+        """Into service."""
+        offered.enabled = True
+
+    @bulk_action("Switch off", consequence="Within a second they look as if they did not exist.", danger=True)
+    def switch_off(self, request: HttpRequest, offered: Offered, given: Any) -> None:
+        """Out of service."""
+        offered.enabled = False
+
+    @bulk_action(
+        "Add a tag to",
+        button="Add tag",
+        form=TagForm,
+        consequence="Every role with a grant for the tag can use them within a second.",
+    )
+    def add_tag(self, request: HttpRequest, offered: Offered, given: Any) -> None:
+        """For grants by tag."""
+        offered.tags = [*offered.tags, *({given["tag"]} - set(offered.tags))]
+
+    @display(description="State", ordering="enabled")
+    def state(self, offered: Offered) -> SafeString:
+        """On, off, off with its source, or not there any more."""
+        if offered.missing:
+            return badge("No longer offered", "orange")
+        if not offered.source.enabled:
+            return badge("Source off", "grey")
+        return badge("On", "green") if offered.enabled else badge("Off", "grey")
+
+    @display(description="Tags")
+    def tag_list(self, offered: Offered) -> str:
+        """Separated by commas."""
+        return ", ".join(offered.tags) or "-"
+
+    @display(description="Title")
+    def title(self, offered: Offered) -> str:
+        """What the definition calls it."""
+        found = orjson.loads(offered.definition)
+        return str(found.get("title") or found.get("description") or "-")[:80]
+
+    @display(description="Definition")
+    def shown_definition(self, offered: Offered) -> SafeString:
+        """The object of the list, as clients get it."""
+        return code_block(json.dumps(orjson.loads(offered.definition), indent=2, ensure_ascii=False))
+
+    @display(description="Fingerprint")
+    def print(self, offered: Offered) -> SafeString:
+        """SHA-256 of the definition, which records name."""
+        return mono(offered.fingerprint)
+
+
+@admin.register(Prompt)
+class PromptAdmin(OfferedAdmin):
+    """Prompts of upstream MCP servers."""
+
+    list_display = ("name", "title", "state", "source", "tag_list", "updated_at")
+    search_fields = ("name", "tags", "source__name", "definition")
+    ordering = ("name",)
+    readonly_fields = ("name", "source", "source_name", "state", "shown_definition", "print", "updated_at")
+    fieldsets = (
+        ("Prompt", {"fields": ("name", "source", "source_name", "state", "enabled", "tags")}),
+        ("What clients see", {"fields": ("shown_definition", "print", "updated_at")}),
+    )
+    empty_icon = "chat"
+    empty_title = "No prompts yet"
+    empty_text = "Prompts come from synchronising an MCP server that offers some."
+
+
+@admin.register(Resource)
+class ResourceAdmin(OfferedAdmin):
+    """Resources of upstream MCP servers, and templates of them."""
+
+    list_display = ("uri", "title", "is_template", "state", "source", "tag_list", "updated_at")
+    list_filter: ClassVar[Any] = (*OfferedAdmin.list_filter, ("is_template", BooleanRadioFilter))
+    search_fields = ("uri", "tags", "source__name", "definition")
+    ordering = ("uri",)
+    readonly_fields = ("uri", "source", "is_template", "state", "shown_definition", "print", "updated_at")
+    fieldsets = (
+        ("Resource", {"fields": ("uri", "source", "is_template", "state", "enabled", "tags")}),
+        ("What clients see", {"fields": ("shown_definition", "print", "updated_at")}),
+    )
+    empty_icon = "description"
+    empty_title = "No resources yet"
+    empty_text = "Resources come from synchronising an MCP server that offers some."
