@@ -156,7 +156,7 @@ class Pipeline:
         facts = _facts(call, snapshot, known)
         found = _found(snapshot, call)
         if found is None:
-            unknown = f"unknown_{call.kind}"
+            unknown = _unknown(call.kind)
             code = unknown if known is None else "not_granted"
             message = f"Unknown {call.kind}: {call.tool[:200]}"
             raise await self._refuse(facts, call, "grant", code, message, public=unknown)
@@ -290,6 +290,18 @@ def _known(snapshot: Snapshot, call: Call) -> Callee | None:
     if call.kind == "tool":
         return snapshot.tools.get(call.tool)
     return known_offered(snapshot.offered, call.kind, call.tool)
+
+
+def _unknown(kind: Kind) -> str:
+    """The code of what is not there, or not for the caller."""
+    code = "unknown_tool"
+    if kind == "prompt":
+        code = "unknown_prompt"
+    elif kind == "resource":
+        code = "unknown_resource"
+    elif kind == "template":
+        code = "unknown_template"
+    return code
 
 
 def _found(snapshot: Snapshot, call: Call) -> tuple[Callee, int] | None:

@@ -62,7 +62,7 @@ class Shelf(FakeConnector):
         if self.fails:
             raise self.fails.pop(0)
         said = orjson.dumps(params).decode()
-        result: dict[str, Any] = {
+        results: dict[str, dict[str, Any]] = {
             "prompts/get": {"messages": [{"role": "user", "content": {"type": "text", "text": said}}]},
             "resources/read": {
                 "contents": [{"uri": params.get("uri"), "text": said}],
@@ -70,8 +70,10 @@ class Shelf(FakeConnector):
                 "cacheScope": "public",
             },
             "completion/complete": {"completion": {"values": [said]}},
-        }[method]
-        return Result({**result, "resultType": "complete", "_meta": {"theirs": 1, "mcpsite/record": "false"}}, False)
+        }
+        return Result(
+            {**results[method], "resultType": "complete", "_meta": {"theirs": 1, "mcpsite/record": "false"}}, False
+        )
 
 
 @pytest.fixture
@@ -112,6 +114,7 @@ async def test_what_is_used_is_asked_of_its_source_and_on_record(
     token = library.company.token
     prompt = {"name": "office_welcome", "arguments": {"who": "Zoë"}}
     ref = {"ref": {"type": "ref/prompt", "name": "office_welcome"}, "argument": {"name": "who", "value": "Z"}}
+    asked: list[tuple[str, dict[str, Any]]]
     asked = [("prompts/get", prompt), ("resources/read", {"uri": "desk://hours"}), ("completion/complete", ref)]
     replies = [await ask(gateway, token, method, params, era) for method, params in asked]
     assert outside.calls == [
@@ -127,7 +130,8 @@ async def test_what_is_used_is_asked_of_its_source_and_on_record(
         assert str(record.rid) == reply.result["_meta"]["mcpsite/record"]
         assert (record.kind, record.code, record.effect, record.connector) == ("call", "ok", "read", "office")
         assert (record.tool, record.object_type, record.object_id) == (str(row), kind, str(row.pk))
-        assert bytes(record.definition).hex() == row.fingerprint
+        assert record.definition is not None
+        assert record.definition.hex() == row.fingerprint
     assert replies[0].result["_meta"]["theirs"] == 1
 
 

@@ -270,7 +270,7 @@ async def test_the_official_server_is_understood(connect, form):
         read = await connector.request("resources/read", {"uri": "desk://open/7"}, context)
         assert read.content["contents"][0]["text"] == "ticket 7"
         missing = await failure(connector.request("resources/read", {"uri": "desk://closed"}, context))
-        assert (missing.code, missing.refusal["code"]) == ("upstream_refused", -32602 if "modern" in form else -32002)
+        assert (missing.code, missing.refusal["code"]) == ("upstream_refused", -32602)
         ref = {"ref": {"type": "ref/prompt", "name": "welcome"}, "argument": {"name": "name", "value": "Z"}}
         completed = await connector.request("completion/complete", ref, context)
         assert completed.content["completion"]["values"] == []
