@@ -97,6 +97,11 @@ class _Local:
                 self._counts.popitem(last=False)
             return self._counts[key][1]
 
+    def count(self, key: str) -> int:
+        with self._lock:
+            until, count = self._counts.get(key, (0.0, 0))
+            return count if until >= time.monotonic() else 0
+
     def forget(self, key: str) -> None:
         with self._lock:
             self._counts.pop(key, None)
@@ -108,17 +113,24 @@ def _local() -> _Local:
 
 
 def _add(key: str, amount: int = 1) -> int:
+    """How many there are now. What Redis did not hear stays counted here when it is back."""
     here = _local().add(key, amount)
     try:
         cache.add(key, 0, WINDOW_SECONDS)
-        return int(cache.incr(key, amount))
+        return int(cache.incr(key, amount)) + _local().count(_unheard(key))
     except (*_AWAY, ValueError) as error:
         logger.warning("failed logins are counted in this process only: %s", error)
+        _local().add(_unheard(key), amount)
         return here
+
+
+def _unheard(key: str) -> str:
+    return f"{key}:unheard"
 
 
 def _forget(key: str) -> None:
     _local().forget(key)
+    _local().forget(_unheard(key))
     try:
         cache.delete(key)
     except _AWAY as error:

@@ -52,6 +52,14 @@ def test_without_redis_it_is_limited_still(monkeypatch):
     assert tries(30, account="dora", address="203.0.113.7") == LIMITS["pair"]
 
 
+def test_what_redis_did_not_hear_is_counted_when_it_is_back(monkeypatch):
+    attempt = Attempt("dora", "203.0.113.7")
+    with monkeypatch.context() as late:
+        late.setattr("access.attempts.cache.incr", lambda *args: (_ for _ in ()).throw(RedisAway))
+        begin(attempt)
+    assert tries(30, account="dora", address="203.0.113.7") == LIMITS["pair"] - 1
+
+
 @pytest.mark.parametrize(
     ("address", "network"),
     [("203.0.113.7", "203.0.113.0/24"), ("2001:db8::1", "2001:db8::/64"), (None, "unknown")],
