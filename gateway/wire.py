@@ -21,10 +21,11 @@ MODERN = "2026-07-28"
 LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 _ASSUMED = "2025-03-26"
 _META = "io.modelcontextprotocol/"
-_VERSION_KEY, _CAPABILITIES_KEY, _CLIENT_KEY = (
+_VERSION_KEY, _CAPABILITIES_KEY, _CLIENT_KEY, _LOG_LEVEL_KEY = (
     f"{_META}protocolVersion",
     f"{_META}clientCapabilities",
     f"{_META}clientInfo",
+    f"{_META}logLevel",
 )
 SERVER_INFO_KEY = f"{_META}serverInfo"
 
@@ -42,6 +43,7 @@ _MOST_LEVELS = 240
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 Id = str | int | None
+_NOTHING: Mapping[str, Any] = {}
 
 
 class WireError(Exception):
@@ -71,12 +73,30 @@ class Message(NamedTuple):
     modern: bool
     version: str
     client: str | None
+    # What the client declared that it can be asked for. That of older revisions is told once, with `initialize`.
+    capabilities: Mapping[str, Any] = _NOTHING
+
+    @property
+    def progress_token(self) -> Id:
+        """Under which the client wants to hear of progress (basic/utilities/progress)."""
+        token = self._meta.get("progressToken")
+        return token if isinstance(token, str) or type(token) is int else None
+
+    @property
+    def log_level(self) -> str | None:
+        """The least level of log messages that the client wants about this request (MCP 2026-07-28, logging)."""
+        level = self._meta.get(_LOG_LEVEL_KEY)
+        return level if isinstance(level, str) else None
+
+    @property
+    def _meta(self) -> Mapping[str, Any]:
+        meta = self.params.get("_meta")
+        return meta if isinstance(meta, dict) else _NOTHING
 
     @property
     def traceparent(self) -> str | None:
         """The W3C trace context of the request, when it is well-formed."""
-        meta = self.params.get("_meta")
-        value = meta.get("traceparent") if isinstance(meta, dict) else None
+        value = self._meta.get("traceparent")
         return value if isinstance(value, str) and TRACEPARENT.fullmatch(value) else None
 
 
@@ -161,9 +181,9 @@ def _modern(
     _compare(headers, b"mcp-method", method, "Mcp-Method")
     if key := _NAMED.get(method):
         _compare(headers, b"mcp-name", params.get(key), "Mcp-Name")
-    return Message(
-        method, params, identifier, True, MODERN, _client(meta.get(_CLIENT_KEY) if isinstance(meta, dict) else None)
-    )
+    meta = meta if isinstance(meta, dict) else _NOTHING
+    client = _client(meta.get(_CLIENT_KEY))
+    return Message(method, params, identifier, True, MODERN, client, meta.get(_CAPABILITIES_KEY) or _NOTHING)
 
 
 def _compare(headers: Headers, name: bytes, wanted: Any, shown: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -68,6 +68,35 @@ class Source:
     timeout_seconds: int
 
 
+class ClientError(Exception):
+    """The client would not or could not answer: the JSON-RPC error for whoever asked."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(str(error.get("message", ""))[:500])
+        self.error = error
+
+
+class Client(ABC):
+    """Whoever called, as far as an upstream may turn to them while it works on the call."""
+
+    # What the client declared that it can be asked for; empty: nothing.
+    capabilities: Mapping[str, Any]
+    # The least level of log messages that the client wants (RFC 5424); None: none at all.
+    log_level: str | None = None
+    wants_progress: bool = False
+
+    @abstractmethod
+    def tell(self, method: str, params: dict[str, Any]) -> None:
+        """Pass a notification about the call on. Never blocks; what the client does not want is dropped.
+
+        Progress comes without a token: the client's own is put in.
+        """
+
+    @abstractmethod
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """The client's answer to elicitation/create, sampling/createMessage or roots/list. Raises ClientError."""
+
+
 class Context(NamedTuple):
     """What a connector may tell the outside about a call. Nothing of the caller's credentials."""
 
@@ -77,6 +106,10 @@ class Context(NamedTuple):
     traceparent: str | None = None
     tool: str = ""
     on_behalf_of: str | None = None
+    # None for callers that can be told and asked nothing: programs inside, and clients that want nothing of it.
+    client: Client | None = None
+    # `inputResponses` and `requestState`, both as the upstream is to get them, of a call that goes on (MCP 2026-07-28).
+    continuation: Mapping[str, Any] | None = None
 
 
 Kind = Literal["tool", "prompt", "resource", "template"]
