@@ -24,6 +24,7 @@ from gateway.calls import Call, Pipeline, Refused
 from gateway.feed import Feed
 from gateway.http import ASGIScope, Receive, Send
 from gateway.limits import Budgets
+from gateway.mail import Mail
 from gateway.meter import Meter
 from gateway.metrics import Metrics, read
 from gateway.sources import Connectors
@@ -64,6 +65,7 @@ class Gateway:
         self._erased_at: datetime | None = None
         self.feed = Feed(conninfo, self._swapped, partial(note_configuration, program))
         self.budgets = Budgets(settings.REDIS_URL, settings.WEB_WORKERS)
+        self.mail = Mail(settings.REDIS_URL)
         self.meter = Meter()
         self.pipeline = Pipeline(lambda: self.feed.current, self.ledger, self.budgets, self.connectors.of, self.meter)
         self.metrics = Metrics(conninfo, self.reading)
@@ -82,10 +84,12 @@ class Gateway:
         self.ledger.put(process_event("writer_started", self._program, writer_id=str(self.ledger.writer_id)))
         self.feed.start()
         self.doorman.start()
+        self.mail.start()
         self.metrics.start()
 
     async def stop(self) -> None:
         """Finish what is under way, then disconnect."""
+        await self.mail.stop()
         await self.doorman.stop()
         await self.feed.stop()
         self.ledger.put(process_event("writer_stopped", self._program, writer_id=str(self.ledger.writer_id)))
