@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,6 +29,7 @@ from gateway.limits import Budgets
 from gateway.mail import Mail
 from gateway.meter import Meter
 from gateway.metrics import Metrics, read
+from gateway.replies import CLIENT_LEFT, Reply, Streams
 from gateway.sources import Connectors
 from gateway.tally import Reading
 from gateway.wire import Message, WireError
@@ -54,6 +57,12 @@ class Visit(NamedTuple):
         return named or self.headers.get(b"user-agent", b"").decode("latin-1")[:200] or None
 
 
+# Gives the HTTP status and the body of the answer. Raises WireError.
+Handler = Callable[[Message, Visit, Reply], Awaitable[tuple[int, bytes]]]
+# Takes a notification or a response, which is not answered.
+Taker = Callable[[Message, Visit], Awaitable[None]]
+
+
 class Gateway:
     """What one web process needs for calls: policy, ledger, budgets, connections. `start` it, `stop` it."""
 
@@ -71,6 +80,18 @@ class Gateway:
         self.metrics = Metrics(conninfo, self.reading)
         self.doorman = Doorman(conninfo, self.ledger)
         self.intake = http.Intake()
+        self.streams = Streams()
+        # Of each era: what serves a method.
+        self.methods: Mapping[bool, dict[str, Handler]] = {
+            True: self._methods_of_both() | {"server/discover": self._discover},
+            False: self._methods_of_both() | {"initialize": self._initialize, "ping": self._ping},
+        }
+        # What takes what is not answered, by method; responses are under the empty one.
+        self.unanswered: dict[str, Taker] = {}
+
+    def _methods_of_both(self) -> dict[str, Handler]:
+        lists, read = dict.fromkeys(answers.LISTS, self._list), dict.fromkeys(reads.METHODS, self._read)
+        return {"tools/call": self._call, **lists, **read}
 
     def _swapped(self, snapshot: Snapshot) -> None:
         self.connectors.replace(snapshot)
@@ -114,17 +135,25 @@ class Gateway:
         """Answer one HTTP request; never raises for what a client sent."""
         request_id = os.urandom(16).hex()
         extra: list[tuple[bytes, bytes]] = []
+        reply = Reply(self.streams, scope, send, request_id)
         try:
             visit = self._admit(scope, request_id)
-            status, body = await self._serve(visit, scope, receive)
+            status, body = await self._serve(visit, scope, receive, reply)
+        except asyncio.CancelledError:
+            if reply.is_lost:
+                reply.close()
+                self.meter.status(CLIENT_LEFT)
+                return
+            if not reply.is_withdrawn:
+                raise
+            status, body = 202, b""
         except WireError as error:
             status, body, extra = error.status, wire.error_body(error), http.error_headers(error)
         except Exception:
             logger.exception("the request %s at /mcp failed", request_id)
             failure = WireError(wire.INTERNAL_ERROR, f"Internal error. Name the request {request_id}.")
             status, body = 500, wire.error_body(failure)
-        self.meter.status(status)
-        await http.respond(send, status, body, request_id, extra)
+        self.meter.status(await reply.finish(status, body, extra))
 
     def _admit(self, scope: ASGIScope, request_id: str) -> Visit:
         """Check all that can be checked without the body. Raises WireError."""
@@ -142,7 +171,7 @@ class Gateway:
             raise WireError(wire.INVALID_REQUEST, f"There is no toolset {toolset!r} here.", status=404)
         return Visit(snapshot, principal, toolset, headers, address, request_id)
 
-    async def _serve(self, visit: Visit, scope: ASGIScope, receive: Receive) -> tuple[int, bytes]:
+    async def _serve(self, visit: Visit, scope: ASGIScope, receive: Receive, reply: Reply) -> tuple[int, bytes]:
         message: Message | None = None
         try:
             body = await self.intake.body_of(receive, visit.headers)
@@ -150,7 +179,7 @@ class Gateway:
                 # The body took its time, and the policy or the token did not wait for it.
                 visit = self._admit(scope, visit.request_id)
             message = wire.parse(body, visit.headers)
-            return await self._answer(message, visit)
+            return await self._answer(message, visit, reply)
         except WireError as error:
             if message is not None:
                 error.identifier = message.identifier
@@ -158,26 +187,32 @@ class Gateway:
                 await self._record_malformed(visit, message, error)
             raise
 
-    async def _answer(self, message: Message, visit: Visit) -> tuple[int, bytes]:
+    async def _answer(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
         if message.identifier is None or not message.method:
+            if taker := self.unanswered.get(message.method):
+                await taker(message, visit)
             return 202, b""
-        match message.method, message.modern:
-            case "tools/call", _:
-                return 200, await self._call(message, visit)
-            case method, _ if method in answers.LISTS:
-                return 200, answers.listed(message, visit.snapshot, visit.principal, visit.toolset)
-            case method, _ if method in reads.METHODS:
-                return 200, await self._read(message, visit)
-            case "server/discover", True:
-                return 200, answers.discovered(message)
-            case "initialize", False:
-                return 200, answers.initialized(message)
-            case "ping", False:
-                return 200, wire.result_body(message.identifier, {})
-        status = 404 if message.modern else 200
-        raise WireError(wire.METHOD_NOT_FOUND, f"There is no method {message.method[:100]!r} here.", status=status)
+        handler = self.methods[message.modern].get(message.method)
+        if handler is None:
+            status = 404 if message.modern else 200
+            raise WireError(wire.METHOD_NOT_FOUND, f"There is no method {message.method[:100]!r} here.", status=status)
+        if message.modern:
+            reply.ends_with_client()
+        return await handler(message, visit, reply)
 
-    async def _call(self, message: Message, visit: Visit) -> bytes:
+    async def _list(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
+        return 200, answers.listed(message, visit.snapshot, visit.principal, visit.toolset)
+
+    async def _discover(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
+        return 200, answers.discovered(message)
+
+    async def _initialize(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
+        return 200, answers.initialized(message)
+
+    async def _ping(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
+        return 200, wire.result_body(message.identifier, {})
+
+    async def _call(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
         name, arguments = message.params.get("name"), message.params.get("arguments", {})
         if not isinstance(name, str) or not isinstance(arguments, dict):
             raise WireError(wire.INVALID_PARAMS, "tools/call needs a name (string) and arguments (object).")
@@ -191,18 +226,18 @@ class Gateway:
             wire.compare_parameters(visit.headers, tool.headers, arguments)
         call = self._call_of(visit, message, name, arguments)
         try:
-            return answers.answered(message, await self.pipeline.call(call))
+            return 200, answers.answered(message, await self.pipeline.call(call))
         except Refused as refusal:
-            return answers.refused(message, refusal)
+            return 200, answers.refused(message, refusal)
 
-    async def _read(self, message: Message, visit: Visit) -> bytes:
+    async def _read(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
         """A prompt, a resource, or values to complete an argument with."""
         read = reads.read_of(message)
         call = self._call_of(visit, message, read.name, read.params)._replace(kind=read.kind, method=message.method)
         try:
-            return answers.used(message, await self.pipeline.call(call))
+            return 200, answers.used(message, await self.pipeline.call(call))
         except Refused as refusal:
-            return answers.refused(message, refusal)
+            return 200, answers.refused(message, refusal)
 
     @staticmethod
     def _call_of(visit: Visit, message: Message, name: str, arguments: dict[str, Any]) -> Call:

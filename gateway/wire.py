@@ -65,7 +65,10 @@ class WireError(Exception):
 
 
 class Message(NamedTuple):
-    """One message of a client. `identifier` is None for a notification, and `method` is empty for a response."""
+    """One message of a client. `identifier` is None for a notification.
+
+    `method` is empty for a response, and `params` is then the whole of it.
+    """
 
     method: str
     params: dict[str, Any]
@@ -151,6 +154,8 @@ def _message(message: dict[str, Any], identifier: Id, headers: Headers) -> Messa
     method, params = message.get("method", ""), message.get("params", {})
     if not isinstance(method, str) or (not method and "result" not in message and "error" not in message):
         raise WireError(INVALID_REQUEST, "A message has a method, or is a response.")
+    if not method:
+        params = message
     if not isinstance(params, dict):
         raise WireError(INVALID_PARAMS, "params must be an object.")
     meta = params.get("_meta", {})

@@ -130,6 +130,13 @@ class Reply:
         return orjson.loads(self.body)
 
     @property
+    def events(self) -> list[Any]:
+        """The messages of an event stream, without priming events and comments."""
+        assert self.headers["content-type"] == "text/event-stream"
+        lines = self.body.decode().splitlines()
+        return [orjson.loads(line[6:]) for line in lines if line.startswith("data: ")]
+
+    @property
     def result(self) -> Any:
         return self.json["result"]
 

@@ -20,6 +20,7 @@ class Application:
 
     def __init__(self) -> None:
         self.go = asyncio.Event()
+        self.left = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         length = (b"content-length", str(len(BODY)).encode())
@@ -39,6 +40,10 @@ class Application:
                 await send(start)
                 await send({"type": "http.response.body", "body": BODY[:5], "more_body": True})
                 await send({"type": "http.response.body", "body": BODY[5:]})
+            case "/waits":
+                scope["state"]["mcpsite.connection"].when_lost = self.left.set
+                self.go.set()
+                await self.left.wait()
             case "/broken":
                 await send(start)
                 raise RuntimeError("on purpose")
@@ -119,3 +124,13 @@ async def test_an_answer_that_breaks_off_ends_the_connection(port: int) -> None:
     answer = await said(port, get("/broken", last=False))
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"\r\n\r\n")
+
+
+async def test_an_application_is_told_when_its_client_leaves(port: int, application: Application) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(get("/waits"))
+    async with asyncio.timeout(5):
+        await application.go.wait()
+        assert not application.left.is_set()
+        writer.close()
+        await application.left.wait()
