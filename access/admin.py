@@ -139,7 +139,7 @@ class ManagedUsers(BulkAdmin):
 
     @display(description="Through all roles")
     def effective_tools(self, user: User) -> SafeString | str:
-        """What can be called, how often, and through which grant of which role."""
+        """What can be used, how often, and through which grant of which role."""
         return tools_table(reach_of_user(user))
 
     @display(description="Records")
@@ -167,7 +167,7 @@ class UserAdmin(DjangoUserAdmin, ManagedUsers):  # type: ignore[type-arg, misc]
     fieldsets = (
         ("User", {"fields": ("username", "password", "first_name", "last_name", "email", "is_active")}),
         ("What the user may do", {"fields": ("groups", "is_staff", "is_superuser", "user_permissions")}),
-        ("Tools that can be called", {"fields": ("effective_tools",)}),
+        ("What can be used", {"fields": ("effective_tools",)}),
         ("Tokens", {"fields": ("token_list",)}),
         ("Activity", {"fields": ("activity", "last_login", "date_joined")}),
     )
@@ -213,7 +213,7 @@ class ServiceAccountAdmin(ManagedUsers):
     readonly_fields = ("effective_tools", "token_list", "activity", "date_joined")
     fieldsets = (
         ("Service account", {"fields": ("username", "email", "is_active", "groups")}),
-        ("Tools that can be called", {"fields": ("effective_tools",)}),
+        ("What can be used", {"fields": ("effective_tools",)}),
         ("Tokens", {"fields": ("token_list",)}),
         ("Activity", {"fields": ("activity", "date_joined")}),
     )

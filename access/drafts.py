@@ -11,11 +11,12 @@ from access.reach import Reach, reach_of_grants
 from tools.models import Tool
 
 _WORDS = {Tool.Effect.READ: "read", Tool.Effect.WRITE: "write", Tool.Effect.DESTRUCTIVE: "destroy"}
+_KINDS = {"tool": "tool", "prompt": "prompt", "resource": "resource", "template": "resource template"}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A tool of the list; `state` is `kept`, `new` or `gone`, `before` the saved budget where that differs."""
+    """A line of the list; `state` is `kept`, `new` or `gone`, `before` the saved budget where that differs."""
 
     reach: Reach
     state: str
@@ -31,14 +32,18 @@ class Draft:
 
     @property
     def total(self) -> int:
-        """How many tools could be called."""
+        """How much could be used."""
         return sum(line.state != "gone" for line in self.lines)
 
     @property
-    def summary(self) -> str:
-        """`3 read, 1 writes` in the order of danger."""
-        effects = [line.reach.tool.effect for line in self.lines if line.state != "gone"]
-        return ", ".join(f"{effects.count(effect)} {word}" for effect, word in _WORDS.items() if effect in effects)
+    def sums(self) -> list[tuple[str, str]]:
+        """How many of each kind, as `3 tools`, and of the tools what they do: `2 read, 1 write`."""
+        left = [line.reach for line in self.lines if line.state != "gone"]
+        kinds = [each.kind for each in left]
+        effects = [each.callee.effect for each in left if isinstance(each.callee, Tool)]
+        told = ", ".join(f"{effects.count(effect)} {word}" for effect, word in _WORDS.items() if effect in effects)
+        counted = [(kind, word, kinds.count(kind)) for kind, word in _KINDS.items() if kind in kinds]
+        return [(f"{count} {word}{'s' * (count > 1)}", told if kind == "tool" else "") for kind, word, count in counted]
 
     def count(self, state: str) -> int:
         """How many lines are in this state."""
@@ -46,20 +51,20 @@ class Draft:
 
     @property
     def new(self) -> int:
-        """How many tools come."""
+        """How many come."""
         return self.count("new")
 
     @property
     def gone(self) -> int:
-        """How many tools go."""
+        """How many go."""
         return self.count("gone")
 
 
 def draft_of(saved: Iterable[Reach], wanted: Iterable[Grant], faulty: int = 0) -> Draft:
     """Compare what the saved grants come to with what the wanted ones would."""
-    before = {each.tool.name: each for each in saved}
-    after = {each.tool.name: each for each in reach_of_grants(wanted)}
-    lines = (_line(before.get(name), after.get(name)) for name in sorted({*before, *after}))
+    before = {each.place: each for each in saved}
+    after = {each.place: each for each in reach_of_grants(wanted)}
+    lines = (_line(before.get(place), after.get(place)) for place in sorted({*before, *after}))
     return Draft(tuple(lines), faulty)
 
 

@@ -17,6 +17,7 @@ from access.models import Grant
 from tools.models import Prompt, Resource, Tool, Toolset
 
 Name = TypeVar("Name", str, tuple[str, str])
+OfferedModel = TypeVar("OfferedModel", Prompt, Resource)
 _MEMBERS: dict[type[Model], tuple[type[Model], str]] = {
     Tool: (Toolset.tools.through, "tool_id"),
     Prompt: (Toolset.prompts.through, "prompt_id"),
@@ -70,6 +71,11 @@ class Catalogue(Generic[Name]):
 def callable_tools() -> QuerySet[Tool]:
     """The tools that are on, published, and of a source that is on."""
     return Tool.objects.filter(enabled=True, current__isnull=False, source__enabled=True)
+
+
+def usable(model: type[OfferedModel]) -> QuerySet[OfferedModel]:
+    """The prompts or resources that are on, offered, and of a source that is on."""
+    return model._default_manager.filter(enabled=True, missing=False, source__enabled=True)
 
 
 def stored_rows() -> Iterable[GrantRow]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from access.grants import Catalogue, GrantRow, compiled
+from access.grants import Catalogue, GrantRow, compiled, usable
 from tools.connectors.base import Kind, Source
-from tools.models import Prompt, Resource
-from tools.recording import Recording
+from tools.models import DataSource, Prompt, Resource
+from tools.recording import Recording, below, effective
+from tools.recording import compiled as compiled_policy
 from tools.templates import literal_length, pattern_of
+
+logger = logging.getLogger("access.offered")
 
 Key = tuple[str, str]
 
@@ -38,9 +42,10 @@ class OfferedEntry:
     fingerprint: bytes
     definition: bytes
     pattern: re.Pattern[str] | None = None
-    # To read is all that can be done; what is recorded of it is the ordinary.
+    # What its records keep and show; None where that is the ordinary: everything encrypted.
+    recording: Recording | None = None
+    # To read is all that can be done.
     effect: ClassVar[str] = "read"
-    recording: ClassVar[Recording | None] = None
 
     @property
     def key(self) -> Key:
@@ -79,12 +84,12 @@ def known_offered(offered: OfferedPolicy, kind: str, name: str) -> OfferedEntry 
     return next((each for each in offered.templates if each.pattern and each.pattern.fullmatch(name)), None)
 
 
-def load_offered(sources: Mapping[uuid.UUID, SourceEntry], rows: Iterable[GrantRow]) -> OfferedPolicy:
-    """Read them, with the grants that lead to them."""
-    prompts = {row.pk: _prompt(row, sources[row.source_id]) for row in _usable(Prompt, sources)}
-    resources = {
-        resource.pk: _resource(resource, sources[resource.source_id]) for resource in _usable(Resource, sources)
-    }
+def load_offered(sources: Mapping[uuid.UUID, SourceEntry], rows: Iterable[GrantRow], key: bytes) -> OfferedPolicy:
+    """Read them, with the grants that lead to them. `key` is that of the subjects' hashes."""
+    recorded = _recordings(sources, key)
+    of = {"source_id__in": recorded}
+    prompts = {row.pk: _prompt(row, sources[row.source_id], recorded) for row in usable(Prompt).filter(**of)}
+    resources = {row.pk: _resource(row, sources[row.source_id], recorded) for row in usable(Resource).filter(**of)}
     catalogues = (
         Catalogue.of({pk: entry.key for pk, entry in prompts.items()}, Prompt),
         Catalogue.of({pk: entry.key for pk, entry in resources.items()}, Resource),
@@ -103,17 +108,39 @@ def load_offered(sources: Mapping[uuid.UUID, SourceEntry], rows: Iterable[GrantR
     return OfferedPolicy(entries, tuple(templates), frozenset(closed), grants, toolsets)
 
 
-def _usable(model: type[Prompt] | type[Resource], sources: Mapping[uuid.UUID, SourceEntry]) -> Iterable[Any]:
-    return model.objects.filter(enabled=True, missing=False, source_id__in=sources)
+def _recordings(sources: Iterable[uuid.UUID], key: bytes) -> dict[uuid.UUID, Recording | None]:
+    """What the policy of each source and the site's come to; without those whose policy is broken."""
+    found = {}
+    for pk, name, said in DataSource.objects.filter(pk__in=sources).values_list("pk", "name", "recording"):
+        try:
+            found[pk] = compiled_policy(below("arguments", effective(said)), key)
+        except ValueError as error:
+            logger.error("prompts and resources of %s cannot be used: its policy of recording: %s", name, error)
+    return found
 
 
-def _prompt(row: Prompt, source: SourceEntry) -> OfferedEntry:
-    fingerprint = bytes.fromhex(row.fingerprint)
-    return OfferedEntry(row.pk, "prompt", row.name, source, row.source_name, fingerprint, row.definition.encode())
+def _prompt(row: Prompt, source: SourceEntry, recorded: Mapping[uuid.UUID, Recording | None]) -> OfferedEntry:
+    return OfferedEntry(
+        id=row.pk,
+        kind="prompt",
+        name=row.name,
+        source=source,
+        source_name=row.source_name,
+        fingerprint=bytes.fromhex(row.fingerprint),
+        definition=row.definition.encode(),
+        recording=recorded[row.source_id],
+    )
 
 
-def _resource(row: Resource, source: SourceEntry) -> OfferedEntry:
-    kind: Kind = "template" if row.is_template else "resource"
-    pattern = pattern_of(row.uri) if row.is_template else None
-    fingerprint = bytes.fromhex(row.fingerprint)
-    return OfferedEntry(row.pk, kind, row.uri, source, row.uri, fingerprint, row.definition.encode(), pattern)
+def _resource(row: Resource, source: SourceEntry, recorded: Mapping[uuid.UUID, Recording | None]) -> OfferedEntry:
+    return OfferedEntry(
+        id=row.pk,
+        kind="template" if row.is_template else "resource",
+        name=row.uri,
+        source=source,
+        source_name=row.uri,
+        fingerprint=bytes.fromhex(row.fingerprint),
+        definition=row.definition.encode(),
+        pattern=pattern_of(row.uri) if row.is_template else None,
+        recording=recorded[row.source_id],
+    )

@@ -1,4 +1,4 @@
-"""Roles and grants in the admin: what a role may do, whom it is given to, and which tools its grants come to."""
+"""Roles and grants in the admin: what a role may do, whom it is given to, and what its grants come to."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class RoleAdmin(RecordedAdmin):
         return [*own, *super().get_urls()]
 
     def preview(self, request: HttpRequest, object_id: int | None = None) -> HttpResponse:
-        """The tools that the posted form would give, against those that the role gives now. Nothing is saved."""
+        """What the posted form would give, against what the role gives now. Nothing is saved."""
         role = None if object_id is None else self.get_object(request, str(object_id))
         if object_id is not None and role is None:
             raise Http404

@@ -153,7 +153,7 @@ def _load(before: Snapshot | None, key: bytes) -> Snapshot:
         sources=sources,
         toolsets={name: frozenset(chosen) for name, chosen in catalogue.toolsets.values()},
         grants=compiled(grants, catalogue),
-        offered=load_offered(sources, grants),
+        offered=load_offered(sources, grants, key),
         members=members,
         tokens=_tokens(members),
         ended_sessions=frozenset(RevokedSession.objects.values_list("sid", flat=True)),

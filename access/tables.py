@@ -1,4 +1,4 @@
-"""What pages about users show as tables: the tools that can be called, and tokens."""
+"""What pages about users show as tables: what can be used, and tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from audit.theme import badge
 
 
 def tools_table(reach: list[Reach]) -> SafeString:
-    """What can be called, how often, and through which grants."""
+    """What can be used, how often, and through which grants."""
     return SafeString(render_to_string("admin/role_tools.html", {"draft": unchanged(reach)}))
 
 

@@ -99,6 +99,18 @@ def effective(*policies: Mapping[str, Any] | None) -> Policy:
     return Policy.model_validate(merged)
 
 
+def below(name: str, policy: Policy) -> Policy:
+    """The same for calls that have the arguments below a name, as requests for prompts do."""
+
+    def moved(argument: str) -> str:
+        pointer = argument if argument.startswith("/") else f"/{argument.replace('~', '~0').replace('/', '~1')}"
+        return f"/{name}{pointer}"
+
+    subject = policy.subject and policy.subject.model_copy(update={"argument": moved(policy.subject.argument)})
+    arguments = {moved(argument): how for argument, how in policy.arguments.items()}
+    return policy.model_copy(update={"arguments": arguments, "subject": subject})
+
+
 # --- Compiled ---------------------------------------------------------------------------------------------------------
 
 

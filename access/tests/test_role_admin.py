@@ -18,7 +18,7 @@ from access.snapshot import _load
 from audit.models import Record
 from audit.subjects import subject_key
 from tools.definitions import publish
-from tools.models import DataSource, Tool, Toolset
+from tools.models import DataSource, Prompt, Resource, Tool, Toolset
 
 pytestmark = pytest.mark.django_db
 
@@ -44,6 +44,14 @@ def make_tool(name: str, effect: str = "read", **values) -> Tool:
     return tool
 
 
+def make_offered(tool: Tool) -> tuple[Prompt, Resource, Resource]:
+    """A prompt, a resource and a template of the tool's source."""
+    given = {"source": tool.source, "definition": "{}", "fingerprint": "0" * 64}
+    prompt = Prompt.objects.create(name="greet", source_name="greet", **given)
+    resource = Resource.objects.create(uri="office://hours", **given)
+    return prompt, resource, Resource.objects.create(uri="office://day/{day}", is_template=True, **given)
+
+
 def form(role: Role | None, *rows: dict[str, object]) -> dict[str, object]:
     """The form of a role with these grants; those with an `id` are saved ones."""
     posted: dict[str, object] = {
@@ -62,7 +70,7 @@ def preview(client: Client, role: Role | None, *rows: dict[str, object]):
 
 
 def lines(answer) -> dict[str, str]:
-    return {line.reach.tool.name: line.state for line in answer.context["draft"].lines}
+    return {str(line.reach.callee): line.state for line in answer.context["draft"].lines}
 
 
 # --- The preview -----------------------------------------------------------------------------------------------------
@@ -93,11 +101,33 @@ def test_a_preview_is_what_calls_are_decided_by_once_the_form_is_saved():
     toolset.tools.add(one)
     rows = ({"toolset": toolset.pk, "calls_per_minute": 50}, {"tool": one.pk, "calls_per_minute": 70}, {"tag": "desk"})
     shown = {
-        each.reach.tool.name: each.reach.per_minute for each in preview(client, role, *rows).context["draft"].lines
+        str(each.reach.callee): each.reach.per_minute for each in preview(client, role, *rows).context["draft"].lines
     }
     client.post(reverse("admin:access_role_change", args=(role.pk,)), form(role, *rows))
     assert role.grants.count() == 3
     assert shown == dict(_load(None, subject_key()).grants[role.pk]) == {"one": 70, two.name: 600}
+
+
+def test_prompts_and_resources_are_shown_beside_tools_as_calls_are_decided():
+    client, role = make_root(), Role.objects.create(name="support")
+    tool = make_tool("one", tags=["desk"])
+    prompt, resource, template = make_offered(tool)
+    Prompt.objects.update(tags=["desk"])
+    toolset = Toolset.objects.create(name="set")
+    toolset.resources.add(resource, template)
+    Resource.objects.filter(pk=template.pk).update(missing=True)
+    rows = ({"toolset": toolset.pk, "calls_per_minute": 50}, {"tag": "desk"})
+    answer = preview(client, role, *rows)
+    reach = [line.reach for line in answer.context["draft"].lines]
+    assert [str(each.callee) for each in reach] == ["one", "greet", "office://hours"]
+    page = answer.content.decode()
+    for sum_ in ("<strong>1 tool</strong>: 1 read", "<strong>1 prompt</strong>", "<strong>1 resource</strong>"):
+        assert sum_ in page
+    assert reverse("admin:tools_prompt_change", args=(prompt.pk,)) in page
+    client.post(reverse("admin:access_role_change", args=(role.pk,)), form(role, *rows))
+    granted = _load(None, subject_key()).offered.grants[role.pk]
+    assert granted == {("prompt", "greet"): 600, ("resource", "office://hours"): 50}
+    assert granted == {(each.kind, str(each.callee)): each.per_minute for each in reach[1:]}
 
 
 def test_a_change_of_the_budget_is_shown():
@@ -240,7 +270,7 @@ def test_what_is_shown_of_a_user_is_what_the_snapshot_decides_by():
         name: max(snapshot.grants[role].get(name, 0) for role in snapshot.members[emil.pk].roles)
         for name in ("one", "two")
     }
-    assert {each.tool.name: each.per_minute for each in reach_of_user(emil)} == decided
+    assert {str(each.callee): each.per_minute for each in reach_of_user(emil)} == decided
     assert decided == {"one": 7_000, "two": 600}
 
 

@@ -14,7 +14,7 @@ from access.models import Grant
 from gateway.app import Gateway
 from gateway.tests.conftest import Company, FakeConnector, Reply, in_thread, modern, post, records, until
 from tools.connectors.base import ConnectorError, Context, Result
-from tools.models import Prompt, Resource, Toolset
+from tools.models import DataSource, Prompt, Resource, Toolset
 
 NOT_FOUND = {"code": -32002, "message": "There is no such thing", "data": {"theirs": 1}}
 SHELVES = ("prompts/list", "resources/list", "resources/templates/list")
@@ -197,6 +197,17 @@ async def test_the_refusal_of_a_source_is_passed_on_in_the_words_of_the_era(
         "Too late.",
         ["upstream_timeout"],
     )
+
+
+async def test_what_is_recorded_of_them_follows_the_policy_of_their_source(library: Library, gateway: Gateway) -> None:
+    policy = {"arguments": {"who": "length"}, "otherwise": "dropped"}
+    await in_thread(lambda: DataSource.objects.filter(pk=library.company.source.pk).update(recording=policy))
+    await until(lambda: gateway.feed.current.offered.entries["prompt", "office_welcome"].recording is not None)
+    prompt = {"name": "office_welcome", "arguments": {"who": "Zoë", "else": "x"}}
+    (record,) = await records(await ask(gateway, library.company.token, "prompts/get", prompt))
+    assert orjson.loads(record.shown or "") == {"arguments": {"who": "••• (3 characters)"}}
+    (read,) = await records(await ask(gateway, library.company.token, "resources/read", {"uri": "desk://hours"}))
+    assert read.shown is None
 
 
 async def test_scopes_toolsets_and_tags_decide_as_they_do_for_tools(library: Library, gateway: Gateway) -> None:

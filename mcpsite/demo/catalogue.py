@@ -363,6 +363,12 @@ OFFICE_TOOLS = (
     UpstreamTool("create_note", "write", ("support", "operations")),
     UpstreamTool("send_reply", "write", ("support",)),
 )
+# What else the office offers, by name or URI, with the toolsets that it is in.
+OFFICE_PROMPTS: dict[str, tuple[str, ...]] = {"answer_customer": ("support",)}
+OFFICE_RESOURCES: dict[str, tuple[str, ...]] = {
+    "office://shipping/rates": ("support", "operations"),
+    "office://tickets/{ticket_id}/notes": ("support",),
+}
 # Both servers have a clock: the prefix tells them apart.
 TIME_PREFIX = "time_"
 TIME_TOOLS = (
@@ -373,7 +379,7 @@ TIME_TOOLS = (
 
 @dataclass(frozen=True, slots=True)
 class ToolsetPlan:
-    """Every tool of the demo that has the tag of the toolset's name, and the role that may call them."""
+    """Whatever of the demo has the tag of the toolset's name, and the role that may use it."""
 
     name: str
     title: str

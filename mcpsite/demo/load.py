@@ -22,6 +22,8 @@ from mcpsite.bootstrap import DOOR, ensure_role, ensure_standard_roles, new_pass
 from mcpsite.demo import database, kept
 from mcpsite.demo.agents import ensure_agents
 from mcpsite.demo.catalogue import (
+    OFFICE_PROMPTS,
+    OFFICE_RESOURCES,
     OFFICE_TOOLS,
     SQL_TOOLS,
     TIME_PREFIX,
@@ -37,7 +39,7 @@ from tools.configuration import Refused, configure, stored_secrets
 from tools.connectors.base import ConnectorError
 from tools.definitions import publish
 from tools.egress import is_inside
-from tools.models import DataSource, EgressRule, Tool, Toolset
+from tools.models import DataSource, EgressRule, Prompt, Resource, Tool, Toolset
 from tools.sync import check_source, sync_source
 from tools.tasks import check_one
 
@@ -164,6 +166,7 @@ def _load(upstream: _Source, tokens: dict[str, str], data_dir: Path) -> None:
         for plan in SQL_TOOLS:
             _ensure_sql_tool(company, plan)
         _take_tools(office, OFFICE_TOOLS)
+        _tag_offered(office)
         if _LAUNCHER in settings.MCP_LAUNCHERS:
             _ensure_clock()
         _ensure_toolsets()
@@ -227,12 +230,23 @@ def _take_tools(source: DataSource, decided: Iterable[UpstreamTool]) -> None:
         record_created(tool)
 
 
+def _tag_offered(source: DataSource) -> None:
+    """Decide which toolsets the upstream's prompts and resources belong to."""
+    for name, tags in OFFICE_PROMPTS.items():
+        Prompt.objects.filter(source=source, name=name).update(tags=list(tags))
+    for uri, tags in OFFICE_RESOURCES.items():
+        Resource.objects.filter(source=source, uri=uri).update(tags=list(tags))
+
+
 def _ensure_toolsets() -> None:
     for plan in TOOLSETS:
         if Toolset.objects.filter(name=plan.name).exists():
             continue
         toolset = Toolset.objects.create(name=plan.name, title=plan.title, description=plan.description)
-        toolset.tools.set(Tool.objects.filter(source__name__in=_NOTES, tags__contains=[plan.name]))
+        wanted = {"source__name__in": _NOTES, "tags__contains": [plan.name]}
+        toolset.tools.set(Tool.objects.filter(**wanted))
+        toolset.prompts.set(Prompt.objects.filter(**wanted))
+        toolset.resources.set(Resource.objects.filter(**wanted))
         record_created(toolset)
 
 

@@ -47,6 +47,14 @@ _WORLD = "AU BR CA CN EG IN JP KR MX NG NZ SG TR US VN ZA"
 HEAVIEST_KG = 30.0
 
 
+# The tones of an answer, and what each asks of whoever writes it.
+TONES = {
+    "friendly": "Be warm, and use the customer's name.",
+    "formal": "Be polite and plain.",
+    "sorry": "Begin with an apology, and say what happens next.",
+}
+
+
 class OfficeError(Exception):
     """What was asked for cannot be done; the text is a sentence for whoever asked."""
 
@@ -178,6 +186,27 @@ def shipping_quote(country: str, weight_kg: float) -> ShippingQuote:
     price = round(base + each_kg * weight_kg, 2)
     return ShippingQuote(
         country=country, weight_kg=weight_kg, zone=zone, price_eur=price, days_min=fastest, days_max=slowest
+    )
+
+
+def tariff() -> str:
+    """What parcels cost, as Markdown for people and models to read."""
+    rows = [
+        f"| {zone} | {base:.2f} € | {each_kg:.2f} € | {fastest} to {slowest} |"
+        for zone, (base, each_kg, fastest, slowest) in _ZONES.items()
+    ]
+    head = ("| Zone | Parcel | Each kilogram | Working days |", "| --- | --- | --- | --- |")
+    where = f"From our warehouse in Germany (domestic: {HOME}). Europe: {_EUROPE}. World: {_WORLD}."
+    return "\n".join(("# Shipping", "", where, "", *head, *rows, "", f"At most {HEAVIEST_KG:g} kg a parcel.", ""))
+
+
+def answer_prompt(ticket_id: str, tone: str) -> str:
+    """What a model is told that is to answer a customer; raises OfficeError for a tone that we do not have."""
+    if tone not in TONES:
+        raise OfficeError(f"Unknown tone {tone!r}. Known: {', '.join(TONES)}.")
+    return (
+        f"Draft an answer to the customer of ticket {ticket_id}. Read the ticket and its notes first, and the order"
+        f" that it is about. {TONES[tone]} Promise nothing that the order does not show. A person will send it."
     )
 
 

@@ -19,7 +19,15 @@ from typing import Annotated
 import uvicorn
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import ToolAnnotations
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    Completion,
+    CompletionArgument,
+    PromptReference,
+    ResourceTemplateReference,
+    ToolAnnotations,
+)
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -31,6 +39,7 @@ from mcpsite.demo import office
 
 _HEALTH_PATH = "/healthz"
 _SHORTEST_TOKEN = 16
+_MARKDOWN, _JSON = "text/markdown", "application/json"
 
 _Currency = Annotated[str, Field(pattern="^[A-Za-z]{3}$", description="ISO 4217 code, e.g. `EUR`.")]
 _Ticket = Annotated[int, Field(ge=1, description="Number of the ticket.")]
@@ -66,7 +75,9 @@ def build_server(folder: Path) -> MCPServer:
         log_level="WARNING",
     )
     _add_clock_and_prices(server)
-    _add_desk(server, office.Desk(folder))
+    desk = office.Desk(folder)
+    _add_desk(server, desk)
+    _add_papers(server, desk)
     return server
 
 
@@ -116,6 +127,39 @@ def _add_desk(server: MCPServer, desk: office.Desk) -> None:
     ) -> office.Reply:
         """Send a reply to the customer of a ticket. In the demo it stays in the outbox."""
         return desk.send_reply(ticket_id, text)
+
+
+def _add_papers(server: MCPServer, desk: office.Desk) -> None:
+    @server.prompt(title="Answer a customer")
+    def answer_customer(
+        ticket_id: Annotated[str, Field(description="Number of the ticket.")],
+        tone: Annotated[str, Field(description=f"One of: {', '.join(office.TONES)}.")] = "friendly",
+    ) -> str:
+        """Draft an answer to a ticket, for a person to send."""
+        try:
+            return office.answer_prompt(ticket_id, tone)
+        except office.OfficeError as error:
+            raise MCPError(INVALID_PARAMS, str(error)) from error
+
+    @server.resource("office://shipping/rates", name="shipping_rates", title="Shipping rates", mime_type=_MARKDOWN)
+    def shipping_rates() -> str:
+        """Prices and durations of parcels, by zone."""
+        return office.tariff()
+
+    @server.resource(
+        "office://tickets/{ticket_id}/notes", name="ticket_notes", title="Notes on a ticket", mime_type=_JSON
+    )
+    def ticket_notes(ticket_id: int) -> str:
+        """The internal notes on a ticket, oldest first."""
+        return desk.list_notes(ticket_id).model_dump_json()
+
+    @server.completion()  # type: ignore[no-untyped-call, untyped-decorator]
+    async def complete(
+        ref: PromptReference | ResourceTemplateReference, argument: CompletionArgument, context: object
+    ) -> Completion | None:
+        if argument.name != "tone":
+            return None
+        return Completion(values=[tone for tone in office.TONES if tone.startswith(argument.value)], has_more=False)
 
 
 class BearerGate:

@@ -34,7 +34,7 @@ from mcpsite.tests.test_upstream import running_upstream
 from tools.configuration import configure, stored_secrets
 from tools.connectors.base import Context
 from tools.connectors.registry import connector_class, source_of
-from tools.models import DataSource, EgressRule, Tool, Toolset
+from tools.models import DataSource, EgressRule, Resource, Tool, Toolset
 from tools.sync import egress_now
 from tools.tasks import check_one
 
@@ -407,6 +407,10 @@ def test_every_toolset_can_tell_the_time_and_roles_get_their_own(demo: Demo):
         "auditor": set(),
     }
     assert Tool.objects.filter(toolsets=None).count() == 0
+    support, operations = (Toolset.objects.get(name=name) for name in ("support", "operations"))
+    assert [prompt.name for prompt in support.prompts.all()] == ["answer_customer"]
+    assert [each.uri for each in operations.resources.all()] == ["office://shipping/rates"]
+    assert Resource.objects.filter(toolsets=None).count() == 0
 
 
 def test_every_role_has_a_token_that_works(demo: Demo):

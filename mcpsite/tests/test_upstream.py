@@ -21,6 +21,8 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
+from mcp_types import PromptReference
 
 from mcpsite import env
 from mcpsite.demo import kept, office, upstream
@@ -102,6 +104,23 @@ async def test_every_era_of_the_protocol_is_answered(server: Running, mode: str)
     assert answer["timezone"] == "Europe/Berlin"
     assert datetime.fromisoformat(answer["datetime"]).utcoffset() in (timedelta(hours=1), timedelta(hours=2))
     assert answer["is_dst"] == (answer["utc_offset"] == "+02:00")
+
+
+async def test_it_has_a_prompt_papers_to_read_and_completes_the_tone(server: Running):
+    async with server.client() as client:
+        prompt = await client.get_prompt("answer_customer", {"ticket_id": "7", "tone": "sorry"})
+        with pytest.raises(MCPError, match=r"Unknown tone 'rude'\. Known: friendly, formal, sorry"):
+            await client.get_prompt("answer_customer", {"ticket_id": "7", "tone": "rude"})
+        rates = (await client.read_resource("office://shipping/rates")).contents[0]
+        await client.call_tool("create_note", {"ticket_id": 71, "text": "Rang twice."})
+        notes = (await client.read_resource("office://tickets/71/notes")).contents[0]
+        ref = PromptReference(type="ref/prompt", name="answer_customer")
+        tones = (await client.complete(ref, {"name": "tone", "value": "f"})).completion.values
+    assert "ticket 7" in prompt.messages[0].content.text
+    assert (rates.mime_type, notes.mime_type) == ("text/markdown", "application/json")
+    assert "| europe | 9.90 € | 1.10 € | 2 to 5 |" in rates.text
+    assert [note["text"] for note in json.loads(notes.text)["notes"]] == ["Rang twice."]
+    assert tones == ["friendly", "formal"]
 
 
 async def test_the_newest_revision_is_agreed_on(server: Running):

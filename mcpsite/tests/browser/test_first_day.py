@@ -81,7 +81,7 @@ def grants_it_to_a_new_role(admin: Visitor) -> None:
     page.get_by_label("Name").fill("clockwatcher")
     page.get_by_role("link", name="Add another Grant").click()
     admin.choose("grants-0-tool", TOOL)
-    preview = page.get_by_role("region", name="Tools that can be called")
+    preview = page.get_by_role("region", name="What can be used")
     expect(preview.get_by_role("link", name=TOOL)).to_be_visible()
     admin.looks_right()
     page.get_by_role("button", name="Save and continue editing").click()
