@@ -141,6 +141,8 @@ def _take(row: DataSource, offer: Offer, existing: Tool | None, times: int, outc
     try:
         if times > 1:
             raise DefinitionRefused(f"The source offers {times} tools of this name.")
+        if offer.fault:
+            raise DefinitionRefused(offer.fault)
         _check_spec(row, offer)
         with transaction.atomic():
             if existing is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 _WORKERS = 2
 _START_SECONDS = 180.0
 _LAUNCHER = "conformance"
+# How the site stands before its upstream unless something else is said, and what the legs of clients are filed under.
+_USUAL, _CLIENT = "http dual", "client"
 
 
 def _options() -> argparse.Namespace:
@@ -33,11 +36,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--direct", action="store_true", help="test the upstream itself, without the site")
     parser.add_argument("--transport", choices=("http", "stdio"), default="http", help="between site and upstream")
     parser.add_argument("--era", choices=ERAS, default="dual", help="what the upstream speaks (default %(default)s)")
-    parser.add_argument("--legs", type=_legs, default=list(LEGS), help=f"some of {','.join(LEGS)}")
+    parser.add_argument("--legs", type=_legs, help=f"some of {','.join(LEGS)}")
     parser.add_argument("--scenario", help="only this one, on the first of the legs; nothing is compared")
     parser.add_argument("--details", action="store_true", help="print what the suite says of each open check")
     parser.add_argument("--output", type=Path, help="keep the suite's files, and the logs, in this folder")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.behind = "direct" if options.direct else f"{options.transport} {options.era}"
+    # What the upstream client does is the same whatever stands behind the site.
+    options.legs = options.legs or [
+        name for name, leg in LEGS.items() if not leg.is_of_client or options.behind == _USUAL
+    ]
+    return options
 
 
 def _legs(value: str) -> list[str]:
@@ -90,11 +99,17 @@ def _start_site(stage: Stage, kind: str, options: Mapping[str, str], **variables
 
 
 def _run_all(stage: Stage, options: argparse.Namespace) -> dict[str, list[Check]]:
-    url = _start(stage, options)
+    legs = [LEGS[name] for name in (options.legs[:1] if options.scenario else options.legs)]
+    url = "" if all(leg.is_of_client for leg in legs) else _start(stage, options)
+    driver = shlex.join(python("bench.conformance.driver"))
     results = {}
-    for name in options.legs[:1] if options.scenario else options.legs:
-        started = time.monotonic()
-        results[name] = suite.run(LEGS[name], url, stage.folder / "suite" / name, options.scenario)
+    for leg in legs:
+        name, started = leg.name, time.monotonic()
+        folder = stage.folder / "suite" / name
+        if leg.is_of_client:
+            results[name] = suite.run_client(leg, driver, folder, options.scenario)
+        else:
+            results[name] = suite.run(leg, url, folder, options.scenario)
         print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return results
 
@@ -109,7 +124,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _stop)
     folder = options.output or Path(tempfile.mkdtemp(prefix="mcpsite-conformance-"))
     folder.mkdir(parents=True, exist_ok=True)
-    behind = "direct" if options.direct else f"{options.transport} {options.era}"
     try:
         with Stage(folder) as stage:
             results = _run_all(stage, options)
@@ -122,17 +136,21 @@ def main() -> int:
     finally:
         if options.output is None:
             shutil.rmtree(folder, ignore_errors=True)
-    return _tell(results, behind, options)
+    return _tell(results, options)
 
 
-def _tell(results: dict[str, list[Check]], behind: str, options: argparse.Namespace) -> int:
+def _tell(results: dict[str, list[Check]], options: argparse.Namespace) -> int:
     print(table(results))
     if options.details or options.scenario:
         print(f"\n{open_checks(results)}")
     if options.scenario:
         return 0
     known = baseline.load()
-    wrong = [line for leg, checks in results.items() for line in baseline.differences(known, behind, leg, checks)]
+    wrong = [
+        line
+        for leg, checks in results.items()
+        for line in baseline.differences(known, _CLIENT if LEGS[leg].is_of_client else options.behind, leg, checks)
+    ]
     print("\n" + ("\n".join(wrong) if wrong else f"All else passes: {baseline.FILE.name} names what is open, and why."))
     return 1 if wrong else 0
 

@@ -117,13 +117,17 @@ Kind = Literal["tool", "prompt", "resource", "template"]
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a source offers: its definition as it came, and what is needed to call it. Resources are named by URI."""
+    """What a source offers: its definition as it came, and what is needed to call it. Resources are named by URI.
+
+    `fault` says why it cannot be used as it is offered.
+    """
 
     name: str
     definition: dict[str, Any]
     spec: dict[str, Any]
     effect: str | None = None
     kind: Kind = "tool"
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

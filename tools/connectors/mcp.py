@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, HttpUrl, SecretStr, ValidationInfo, field_validator
 
-from tools.connectors.base import Options, Source, refuse_closed
+from tools.connectors.base import Offer, Options, Source, refuse_closed
 from tools.connectors.mcp_core import McpCore
 from tools.connectors.mcp_headers import MirroringTool
 from tools.connectors.mcp_http import Upstream
 from tools.egress import Egress
-from tools.mirrored import dotted, mirrored
+from tools.mirrored import dotted, fault, mirrored
 
 
 class McpOptions(Options):
@@ -57,6 +58,9 @@ class McpConnector(McpCore):
         token = options.bearer_token
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
         self._upstream = Upstream(str(options.url), headers, egress, options.max_connections)
+
+    def _offer(self, definition: dict[str, Any]) -> Offer:
+        return replace(super()._offer(definition), fault=fault(definition.get("inputSchema")))
 
     def _spec(self, definition: dict[str, Any]) -> dict[str, Any]:
         headers = {dotted(path): name for path, name in mirrored(definition.get("inputSchema")).items()}

@@ -18,8 +18,10 @@ from pydantic import Field
 from tools.connectors.base import Connector, ConnectorError, Context, Kind, Offer, Result, Source, Spec
 from tools.egress import Egress
 
-MODERN, LEGACY = "2026-07-28", ("2025-11-25", "2025-06-18", "2025-03-26")
+MODERN, LEGACY = "2026-07-28", ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 METHOD_NOT_FOUND, UNSUPPORTED_VERSION = -32601, -32022
+# What only a server of the modern era answers: header mismatch, missing capability (MCP 2026-07-28, versioning).
+_MODERN_ERRORS = (-32020, -32021)
 INVALID_PARAMS = -32602
 _META = "io.modelcontextprotocol/"
 _CLIENT = {"name": "mcpsite", "version": "1"}
@@ -238,28 +240,39 @@ class McpCore(Connector):
     async def _discover_modern(self) -> Greeting | None:
         """None from a server that speaks older revisions only."""
         try:
-            found = await self._request(MODERN_GREETING, "server/discover", {})
+            found = await self._discovered()
         except (RpcError, ConnectorError) as error:
+            if isinstance(error, RpcError) and error.code in _MODERN_ERRORS:
+                raise
             # Older servers answer with whatever they have for an unknown method or version.
             if isinstance(error, ConnectorError) and error.code not in ("upstream_http_error", "bad_upstream_answer"):
                 raise
             return None
         versions = found.get("supportedVersions")
-        if isinstance(versions, list) and MODERN not in versions:
+        if not isinstance(versions, list) or MODERN not in versions:  # Some answer whatever they are asked.
             return None
         meta = found.get("_meta")
         info = meta.get(f"{_META}serverInfo") if isinstance(meta, dict) else None
         name = _name_of(info or found.get("serverInfo"))
         return Greeting(True, MODERN_GREETING.headers, MODERN, name, _capabilities_of(found))
 
+    async def _discovered(self) -> dict[str, Any]:
+        try:
+            return await self._request(MODERN_GREETING, "server/discover", {})
+        except RpcError as error:
+            offered = _supported(error)
+            if MODERN not in offered:
+                if offered and not set(offered) & set(LEGACY):
+                    raise _unknown_revision(", ".join(offered)) from error
+                raise
+            return await self._request(MODERN_GREETING, "server/discover", {})
+
     async def _initialize(self) -> Greeting:
         params = {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": _CLIENT}
         answer, session = await self._upstream.exchange(NO_GREETING, "initialize", params)
         version = answer.get("protocolVersion")
         if version not in LEGACY:
-            raise ConnectorError(
-                "unsupported_version", f"The server speaks revision {str(version)[:40]!r}, which is not known here."
-            )
+            raise _unknown_revision(str(version))
         greeting = self._upstream.agreed(version, session, _name_of(answer.get("serverInfo")))
         greeting = replace(greeting, capabilities=_capabilities_of(answer))
         await self._upstream.notify("notifications/initialized", greeting)
@@ -272,11 +285,13 @@ class McpCore(Connector):
     # --- Asking -------------------------------------------------------------------------------------------------------
 
     async def _ask(self, method: str, params: dict[str, Any], tool: McpTool | None = None) -> dict[str, Any]:
-        """The result, under the greeting in force, or under a new one where the server has ended its session."""
+        """The result, under the greeting in force, or under a new one where the server does not know that any more."""
         greeting = self._greeting or await self._greet()
         try:
             return await self._request(greeting, method, params, tool)
-        except SessionEnded:
+        except (SessionEnded, RpcError) as error:
+            if isinstance(error, RpcError) and error.code != UNSUPPORTED_VERSION:
+                raise
             return await self._request(await self._greet(greeting), method, params, tool)
 
     async def _request(
@@ -352,6 +367,17 @@ def _definitions(result: dict[str, Any], kind: Kind, key: str, name: str) -> lis
 def _capabilities_of(answer: dict[str, Any]) -> frozenset[str]:
     declared = answer.get("capabilities")
     return frozenset(declared) if isinstance(declared, dict) else frozenset()
+
+
+def _supported(error: RpcError) -> list[str]:
+    """The revisions that a server names which refuses ours; none when it refuses something else."""
+    data = error.error.get("data")
+    offered = data.get("supported") if error.code == UNSUPPORTED_VERSION and isinstance(data, dict) else None
+    return [each for each in offered if isinstance(each, str)] if isinstance(offered, list) else []
+
+
+def _unknown_revision(said: str) -> ConnectorError:
+    return ConnectorError("unsupported_version", f"The server speaks revision {said[:40]!r}, which is not known here.")
 
 
 def _name_of(info: object) -> str:

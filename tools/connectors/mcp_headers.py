@@ -11,11 +11,11 @@ from pydantic import Field, field_validator
 
 from tools.connectors.base import ConnectorError
 from tools.connectors.mcp_core import McpTool
-from tools.mirrored import undotted, value_at
+from tools.mirrored import TOKEN, undotted, value_at
 
-# RFC 9110, section 5.6.2.
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 _NAMED = {"prompts/get": "name", "resources/read": "uri"}
+# What JSON readers of all languages agree on (MCP 2026-07-28, transports, "Schema Extension").
+_MOST_INTEGER = 2**53 - 1
 _SAFE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 
@@ -30,7 +30,7 @@ class MirroringTool(McpTool):
     @classmethod
     def _are_header_names(cls, value: dict[str, str]) -> dict[str, str]:
         for name in value.values():
-            if not _TOKEN.fullmatch(name):
+            if not TOKEN.fullmatch(name):
                 raise ValueError(f"{name[:80]!r} cannot be the name of a header")
         if len({name.lower() for name in value.values()}) != len(value):
             raise ValueError("two arguments are mirrored as one header")
@@ -63,5 +63,10 @@ def _mirrored(paths: Mapping[str, str], arguments: dict[str, Any]) -> dict[str, 
         if isinstance(value, bool):
             headers[f"Mcp-Param-{header}"] = "true" if value else "false"
         elif isinstance(value, (str, int, float)):
+            if isinstance(value, int) and abs(value) > _MOST_INTEGER:
+                said = (
+                    f"The argument {path!r} goes into a header, which holds whole numbers up to {_MOST_INTEGER} only."
+                )
+                raise ConnectorError("invalid_arguments", said, sent=False)
             headers[f"Mcp-Param-{header}"] = header_value(str(value))
     return headers

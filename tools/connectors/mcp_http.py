@@ -9,8 +9,8 @@ from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from tools.connectors.base import ConnectorError
+from tools.connectors.event_stream import Resumable
 from tools.connectors.http1 import HttpClient, Response, Stream
-from tools.connectors.limits import events
 from tools.connectors.mcp_core import Estranged, Greeting, McpTool, SessionEnded, declined, parsed, result_of, written
 from tools.connectors.mcp_headers import headers_of
 from tools.egress import Egress
@@ -76,7 +76,7 @@ class Upstream:
         if response.stream is None:
             answer = self._answer(response, identifier, greeting)
         else:
-            answer = await self._out_of(response.stream, identifier, greeting)
+            answer = await self._out_of(self._resumable(response.stream, greeting), identifier, greeting)
         return answer, response.headers.get("mcp-session-id")
 
     @staticmethod
@@ -87,14 +87,14 @@ class Upstream:
         if identifier is None and response.status < 300:
             return {}
         answer = parsed(response.body) if response.content_type == "application/json" else None
-        if response.status >= 300 and not (answer and "error" in answer):
+        if response.status >= 300 and not (answer and isinstance(answer.get("error"), dict)):
             raise _http_error(response.status)
         if answer is None or not _answers(answer, identifier):
             response.distrust()
             raise ConnectorError("bad_upstream_answer", "The upstream's answer is not the JSON-RPC answer to the call.")
         return answer
 
-    async def _out_of(self, stream: Stream, identifier: int | None, greeting: Greeting) -> dict[str, Any]:
+    async def _out_of(self, stream: Resumable, identifier: int | None, greeting: Greeting) -> dict[str, Any]:
         try:
             answer = {} if identifier is None else await self._found(stream, identifier, greeting)
         except BaseException:
@@ -107,10 +107,17 @@ class Upstream:
             self._start_aside(_drain(stream))
         return answer
 
-    async def _found(self, stream: Stream, identifier: int, greeting: Greeting) -> dict[str, Any]:
+    def _resumable(self, stream: Stream, greeting: Greeting) -> Resumable:
+        async def reopen(place: str) -> Stream | None:
+            response = await self._client.request("GET", {**greeting.headers, "Last-Event-ID": place}, b"")
+            return response.stream
+
+        return Resumable(stream, None if greeting.modern else reopen)
+
+    async def _found(self, stream: Resumable, identifier: int, greeting: Greeting) -> dict[str, Any]:
         """The answer with this id out of an event stream (HTML standard, "Server-sent events")."""
         asked = 0
-        async for data in events(stream.chunks()):
+        async for data in stream.events():
             message = parsed(data)
             if message is None:
                 continue
@@ -137,12 +144,11 @@ class Upstream:
         task.add_done_callback(self._aside.discard)
 
 
-async def _drain(stream: Stream) -> None:
+async def _drain(stream: Resumable) -> None:
     try:
         with contextlib.suppress(ConnectorError, TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
-                async for _ in stream.chunks():
-                    pass
+                await stream.rest()
     finally:
         stream.close()
 

@@ -403,6 +403,52 @@ def test_two_arguments_cannot_be_mirrored_as_one_header():
         McpTool(name="t", headers={"a": "Region", "b": "REGION"})
 
 
+def header_at(**schema: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {"a": {"type": "string", "x-mcp-header": "A", **schema}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        (header_at(), None),
+        (header_at(type="integer"), None),
+        ({"properties": {"x-mcp-header": {"type": "string"}}}, None),
+        ({"properties": {"deep": header_at(type="boolean")}}, None),
+        ({"properties": {"a": {"default": {"x-mcp-header": 7}}}}, None),
+        (None, None),
+        (header_at(**{"x-mcp-header": ""}), "cannot be the name of a header"),
+        (header_at(**{"x-mcp-header": 7}), "cannot be the name of a header"),
+        (header_at(**{"x-mcp-header": "R\u00e9gion"}), "cannot be the name of a header"),
+        (header_at(type="number"), "of none of the types"),
+        (header_at(type=["string", "null"]), "of none of the types"),
+        ({"properties": {**header_at()["properties"], "b": header_at(**{"x-mcp-header": "a"})["properties"]["a"]}},
+         "are mirrored as one header"),
+        ({"x-mcp-header": "A"}, "only `properties` may lead to it"),
+        ({"properties": {"l": {"type": "array", "items": header_at()}}}, "only `properties` may lead to it"),
+        ({"anyOf": [header_at()]}, "only `properties` may lead to it"),
+        ({"$defs": {"d": header_at()}}, "only `properties` may lead to it"),
+        ({"not": header_at()}, "only `properties` may lead to it"),
+    ],
+)  # fmt: skip
+async def test_a_tool_whose_headers_cannot_be_followed_is_offered_with_its_fault(connect, schema, said):
+    tools = [{"name": "odd", "inputSchema": schema}, {"name": "sound", "inputSchema": {"type": "object"}}]
+    async with make_server(Scripted(always(lambda m: reply(m, {"tools": tools})))) as port:
+        odd, sound = await connect(port).discover()
+    assert sound.fault is None
+    assert odd.fault is None if said is None else said in odd.fault
+
+
+@pytest.mark.parametrize(("number", "fits"), [(2**53 - 1, True), (-(2**53) + 1, True), (2**53, False)])
+async def test_a_number_that_readers_of_headers_would_round_is_not_sent(connect, number, fits):
+    spec = McpTool(name="t", headers={"a": "A"})
+    async with make_server(Scripted(answer_ok)) as port:
+        if fits:
+            assert (await call(connect(port), spec, a=number))["content"]
+        else:
+            error = await failure(call(connect(port), spec, a=number))
+            assert (error.code, error.sent) == ("invalid_arguments", False)
+
+
 @pytest.mark.parametrize("token", ["two words", "line\nbreak", "ümlaut", "a\tb", "a\0b"])
 def test_a_bearer_token_that_fits_no_header_is_refused_without_repeating_it(token):
     with pytest.raises(ValidationError, match="visible ASCII") as caught:
@@ -930,17 +976,25 @@ async def test_a_greeting_that_is_cancelled_leaves_nothing_behind(connect):
 
 
 @pytest.mark.parametrize(
-    "discovered",
-    [{"supportedVersions": None}, {"supportedVersions": 7}, {"_meta": None}, {"_meta": []}, {"serverInfo": [1]}, {}],
+    ("discovered", "revision"),
+    [
+        ({"supportedVersions": ["2026-07-28"], "_meta": None}, "2026-07-28"),
+        ({"supportedVersions": ["2026-07-28"], "_meta": []}, "2026-07-28"),
+        ({"supportedVersions": ["2026-07-28"], "serverInfo": [1]}, "2026-07-28"),
+        ({"supportedVersions": None}, "2024-11-05"),
+        ({"supportedVersions": 7}, "2024-11-05"),
+        ({}, "2024-11-05"),
+    ],
 )
-async def test_an_odd_greeting_is_taken_for_what_it_is(connect, discovered):
+async def test_an_odd_greeting_is_taken_for_what_it_is(connect, discovered, revision):
     async def handler(request: web.Request) -> web.StreamResponse:
         message = await request.json()
-        return reply(message, discovered if message["method"] == "server/discover" else GOOD_RESULT)
+        old = {**GOOD_RESULT, "protocolVersion": "2024-11-05"}
+        return reply(message, discovered if message["method"] == "server/discover" else old)
 
     async with make_server(handler) as port:
-        assert await connect(port).check() == "unnamed server answers with revision 2026-07-28."
-        assert await call(connect(port)) == GOOD_RESULT
+        assert await connect(port).check() == f"unnamed server answers with revision {revision}."
+        assert (await call(connect(port)))["content"] == GOOD_RESULT["content"]
 
 
 @pytest.mark.parametrize("version", ["1999-01-01", None, ["2025-06-18"], {"a": 1}, "x" * 100_000])
@@ -986,16 +1040,54 @@ async def test_a_server_of_another_era_in_the_same_place_is_met_at_the_next_call
         assert (await call(connector))["content"][0]["text"] == "ok"
 
 
-async def test_a_version_that_is_no_longer_spoken_is_greeted_anew(connect):
-    upstream = Scripted(answer_ok)
+UNSUPPORTED = {"code": -32022, "message": "unsupported version"}
+
+
+async def test_a_version_that_is_no_longer_spoken_is_greeted_anew_within_the_call(connect):
+    async def answer(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        return ok(message) if upstream.count("server/discover") % 2 else reply(message, None, error=UNSUPPORTED)
+
+    upstream = Scripted(answer)
     async with make_server(upstream) as port:
         connector = connect(port)
         await call(connector)
-        upstream.answer = result_with(None, error={"code": -32022, "message": "unsupported version"})
-        assert (await failure(call(connector))).code == "upstream_refused"
-        upstream.answer = answer_ok
+        upstream.messages.append({"method": "server/discover"})
         await call(connector)
-    assert upstream.count("server/discover") == 2
+        assert upstream.count("tools/call") == 3
+        upstream.answer = result_with(None, error=UNSUPPORTED)
+        assert (await failure(call(connector))).code == "upstream_refused"
+    assert upstream.count("tools/call") == 5
+
+
+@pytest.mark.parametrize(
+    ("refusal", "outcome"),
+    [
+        ({**UNSUPPORTED, "data": {"supported": ["2026-07-28"]}}, "sdk answers with revision 2026-07-28."),
+        ({**UNSUPPORTED, "data": {"supported": ["2025-06-18"]}}, "old answers with revision 2025-06-18."),
+        ({**UNSUPPORTED, "data": {"supported": ["2031-01-01"]}}, "unsupported_version"),
+        ({**UNSUPPORTED, "data": {"supported": [7]}}, "old answers with revision 2025-06-18."),
+        ({"code": -32020, "message": "header mismatch"}, "upstream_refused"),
+        ({"code": -32000, "message": "no session"}, "old answers with revision 2025-06-18."),
+    ],
+)
+async def test_a_refused_first_question_tells_the_era(connect, refusal, outcome):
+    async def handler(request: web.Request) -> web.StreamResponse:
+        message = await request.json()
+        asked.append(message["method"])
+        match message["method"]:
+            case "server/discover" if len(asked) == 1:
+                body = {"jsonrpc": "2.0", "id": message["id"], "error": refusal}
+                return web.json_response(body, status=400)
+            case "server/discover":
+                return reply(message, {"supportedVersions": ["2026-07-28"], "serverInfo": {"name": "sdk"}})
+        return reply(message, {"protocolVersion": "2025-06-18", "serverInfo": {"name": "old"}})
+
+    asked: list[str] = []
+    async with make_server(handler) as port:
+        if " " in outcome:
+            assert await connect(port).check() == outcome
+        else:
+            assert (await failure(connect(port).check())).code == outcome
 
 
 async def test_a_server_that_answers_once_too_often_does_not_stay_one_answer_behind(connect):

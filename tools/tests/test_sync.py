@@ -205,6 +205,9 @@ NUL = "\0"
             "type": "object", "properties": {"a": {"type": "string", "x-mcp-header": "X\r\nEvil: 1"}}}),
          "cannot be the name of a header"),
         (make_definition("bad", inputSchema={
+            "type": "object", "properties": {"a": {"type": "number", "x-mcp-header": "A"}}}),
+         "is of none of the types string, integer, boolean"),
+        (make_definition("bad", inputSchema={
             "type": "object", "properties": {f"a{NUL}": {"type": "string", "x-mcp-header": "A"}}}),
          "NUL character"),
     ],
