@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+# Calls that went well: one that asks its client for something first did what it could.
+CARRIED_OUT = ("ok", "input_required")
+
 MEANINGS: Mapping[str, str] = {
     "ok": "carried out, and the tool reports no error",
     "tool_error": "carried out, and the tool itself reports an error",
+    "input_required": "the upstream asks the client for something first; with the answers it goes on as another call",
     "intended": "the intent of a call that has effects, recorded before it starts",
     "not_called": "the outcome of an intent that could not be recorded in time",
     "unknown": (
@@ -42,7 +46,8 @@ MEANINGS: Mapping[str, str] = {
     "upstream_refused": "it answered with an error of its protocol, or lacks the right",
     "upstream_http_error": "it answered with an HTTP status that is no success",
     "bad_upstream_answer": "its answer does not follow the protocol",
-    "unsupported_result": "it asks for something that is not passed on yet",
+    "capability_missing": "it needs a capability that the client did not declare",
+    "unsupported_result": "its answer is of a kind that this caller cannot be given, for instance a question",
     "unsupported_version": "it speaks a revision that is not known here",
     "result_too_large": "its answer is larger than `MAX_RESULT_BYTES`",
     "too_many_tools": "it lists more tools than are taken",

@@ -22,6 +22,7 @@ from django.utils.dateparse import parse_datetime
 from unfold.contrib.filters.admin import DropdownFilter, TextFilter  # type: ignore[import-untyped]
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget  # type: ignore[import-untyped]
 
+from audit.codes import CARRIED_OUT
 from audit.models import Record
 
 LAST, SINCE, UNTIL = "last", "since", "until"
@@ -92,8 +93,8 @@ _REFUSED = Q(decision=Record.Decision.DENY) & ~Q(kind__in=(Record.Kind.AUTH, Rec
 # What became of calls, as the dashboard counts them: an intent is none of these, its outcome is.
 RESULTS = {
     "any": ("Any", Q(kind__in=(Record.Kind.CALL, Record.Kind.OUTCOME, Record.Kind.DENIED, Record.Kind.INVALID))),
-    "ok": ("Carried out", _ENDED & Q(code="ok")),
-    "failed": ("Failed", _ENDED & ~Q(code__in=("ok", "intended"))),
+    "ok": ("Carried out", _ENDED & Q(code__in=CARRIED_OUT)),
+    "failed": ("Failed", _ENDED & ~Q(code__in=(*CARRIED_OUT, "intended"))),
     "refused": ("Refused", _REFUSED),
 }
 

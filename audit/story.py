@@ -17,7 +17,7 @@ from django.utils.safestring import SafeString
 
 from audit.arguments import PERMISSION, Arguments
 from audit.changes import type_of
-from audit.codes import meaning_of
+from audit.codes import CARRIED_OUT, meaning_of
 from audit.doors import changes_of, detail_of
 from audit.filters import DOORS
 from audit.models import Record
@@ -393,6 +393,8 @@ def _word_of(record: Record) -> str:
         return "Announced"
     if record.code == "unknown":
         return "Unknown"
+    if record.code == "input_required":
+        return "Asked"
     if record.kind in _CALLS:
         return "Carried out" if record.code == "ok" else "Failed"
     return "Recorded"
@@ -403,7 +405,7 @@ def colour_of(record: Record) -> str:
     if record.decision == Record.Decision.DENY or record.code in _ALARMS:
         return "red"
     if record.kind in _CALLS:
-        return "green" if record.code == "ok" else "orange"
+        return "green" if record.code in CARRIED_OUT else "orange"
     return "orange" if record.code.endswith("_failed") else "grey"
 
 

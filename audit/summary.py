@@ -16,6 +16,7 @@ from django.db import connection
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from audit.codes import CARRIED_OUT
 from audit.models import Record
 from audit.patience import TooSlow, at_most
 
@@ -26,9 +27,9 @@ _LATELY = timedelta(days=30)
 
 # An intent is not counted: its outcome is. `invalid` are refusals too, so that each call is in one of three parts.
 _CALLS = "at >= %(since)s AND at < %(until)s AND kind IN ('call', 'outcome', 'denied', 'invalid')"
-_PARTS = """
-    count(*) FILTER (WHERE decision IS DISTINCT FROM 'deny' AND code = 'ok'),
-    count(*) FILTER (WHERE decision IS DISTINCT FROM 'deny' AND code <> 'ok'),
+_PARTS = f"""
+    count(*) FILTER (WHERE decision IS DISTINCT FROM 'deny' AND code IN {CARRIED_OUT}),
+    count(*) FILTER (WHERE decision IS DISTINCT FROM 'deny' AND code NOT IN {CARRIED_OUT}),
     count(*) FILTER (WHERE decision = 'deny')
 """
 _BY_TIME = f"""

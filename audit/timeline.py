@@ -18,6 +18,7 @@ from django.db import connection
 from django.db.models import Case, QuerySet, TextField, Value, When
 from django.utils import timezone
 
+from audit.codes import CARRIED_OUT
 from audit.models import Record
 from audit.patience import TooSlow, at_most
 
@@ -55,7 +56,7 @@ _LABELS = {
 }
 _FATE = Case(
     When(decision=Record.Decision.DENY, then=Value(Fate.REFUSED.value)),
-    When(kind__in=(Record.Kind.CALL, Record.Kind.OUTCOME), code="ok", then=Value(Fate.DONE.value)),
+    When(kind__in=(Record.Kind.CALL, Record.Kind.OUTCOME), code__in=CARRIED_OUT, then=Value(Fate.DONE.value)),
     When(kind__in=(Record.Kind.CALL, Record.Kind.OUTCOME), then=Value(Fate.FAILED.value)),
     default=Value(Fate.OTHER.value),
     output_field=TextField(),

@@ -134,6 +134,8 @@ def initialized(message: Message) -> bytes:
 def answered(message: Message, answer: Answer) -> bytes:
     """The upstream's result with the ids under which the call is on record."""
     ours = {_RECORD: str(answer.record_id), _CALL: str(answer.call_id)}
+    if answer.lacking is not None and message.modern:
+        raise _lacking(answer.lacking, ours)
     if answer.code != "ok":
         ours[CODE] = answer.code
     return _dressed(message, answer.body, answer.meta | ours)
@@ -147,6 +149,8 @@ def used(message: Message, answer: Answer) -> bytes:
         if message.modern and message.method == "resources/read":
             hints = b',"ttlMs":%d,"cacheScope":"private"' % answer.ttl_ms
         return _dressed(message, answer.body, answer.meta | ids, hints)
+    if answer.lacking is not None and message.modern:
+        raise _lacking(answer.lacking, ids)
     error = orjson.loads(answer.body)
     number, ids = error["code"], {**ids, CODE: answer.code}
     if number in (wire.INVALID_PARAMS, wire.RESOURCE_NOT_FOUND) and message.method == "resources/read":
@@ -154,6 +158,21 @@ def used(message: Message, answer: Answer) -> bytes:
     # Codes that are not of JSON-RPC itself mean something between the upstream and us only.
     known = wire.PARSE_ERROR <= number <= wire.INVALID_REQUEST
     raise WireError(number if known else wire.INTERNAL_ERROR, error["message"], status=200, data=ids)
+
+
+def asked(message: Message, answer: Answer, state: str | None) -> bytes:
+    """What the upstream asks for, with what the client is to send back besides (MCP 2026-07-28, patterns/mrtr)."""
+    ours = {_RECORD: str(answer.record_id), _CALL: str(answer.call_id), CODE: answer.code}
+    hints = b"" if state is None else b',"requestState":' + orjson.dumps(state)
+    return _dressed(message, answer.body, answer.meta | ours, hints, b"input_required")
+
+
+def _lacking(required: dict[str, Any], ids: dict[str, Any]) -> WireError:
+    """MCP 2026-07-28, basic, "Error Codes"."""
+    names = ", ".join(sorted(map(str, required)))[:200] or "which one, it does not say"
+    said = f"The upstream needs a capability that the client did not declare: {names}."
+    data = {"requiredCapabilities": required, **ids, CODE: "capability_missing"}
+    return WireError(wire.MISSING_CAPABILITY, said, data=data)
 
 
 def _no_resource(message: Message, said: str, ids: dict[str, Any]) -> WireError:
@@ -184,11 +203,14 @@ def refused(message: Message, refusal: Refused) -> bytes:
     return _dressed(message, orjson.dumps(result), ids)
 
 
-def _dressed(message: Message, body: bytes, meta: dict[str, Any], hints: bytes = b"") -> bytes:
+def _dressed(
+    message: Message, body: bytes, meta: dict[str, Any], hints: bytes = b"", kind_of: bytes = b"complete"
+) -> bytes:
     """The response with that result, our words in its `_meta`, and what the client's era asks for."""
     if message.modern:
-        kind, meta = b',"resultType":"complete"' + hints, meta | {wire.SERVER_INFO_KEY: _SERVER}
+        kind, meta = b',"resultType":"' + kind_of + b'"' + hints, meta | {wire.SERVER_INFO_KEY: _SERVER}
     else:
         kind, meta = b"", {name: value for name, value in meta.items() if name != wire.SERVER_INFO_KEY}
     head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(message.identifier) + b',"result":'
-    return head + body[:-1] + b',"_meta":' + orjson.dumps(meta) + kind + b"}}"
+    begun = b"{" if body == b"{}" else body[:-1] + b","
+    return head + begun + b'"_meta":' + orjson.dumps(meta) + kind + b"}}"

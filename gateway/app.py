@@ -20,9 +20,10 @@ from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from audit.spool import Spool
 from audit.system import process_event
-from gateway import answers, http, reads, wire
+from gateway import answers, http, reads, states, wire
 from gateway.auth import Doorman
-from gateway.calls import Call, Pipeline, Refused
+from gateway.calls import Answer, Call, Pipeline, Refused
+from gateway.clients import peer_of
 from gateway.feed import Feed
 from gateway.http import ASGIScope, Receive, Send
 from gateway.limits import Budgets
@@ -34,6 +35,7 @@ from gateway.sources import Connectors
 from gateway.tally import Reading
 from gateway.wire import Message, WireError
 from keyring.keys import ring
+from tools.connectors.mcp_input import INPUT_REQUIRED
 
 logger = logging.getLogger("gateway")
 
@@ -225,19 +227,26 @@ class Gateway:
         ):
             wire.compare_parameters(visit.headers, tool.headers, arguments)
         call = self._call_of(visit, message, name, arguments)
-        try:
-            return 200, answers.answered(message, await self.pipeline.call(call))
-        except Refused as refusal:
-            return 200, answers.refused(message, refusal)
+        return await self._carry_out(message, visit, call, answers.answered)
 
     async def _read(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
         """A prompt, a resource, or values to complete an argument with."""
         read = reads.read_of(message)
         call = self._call_of(visit, message, read.name, read.params)._replace(kind=read.kind, method=message.method)
+        return await self._carry_out(message, visit, call, answers.used)
+
+    async def _carry_out(
+        self, message: Message, visit: Visit, call: Call, form: Callable[[Message, Answer], bytes]
+    ) -> tuple[int, bytes]:
+        """What came of the call in its form, or what is asked of the client first."""
+        call = states.continued(message, call, visit.snapshot)
         try:
-            return 200, answers.used(message, await self.pipeline.call(call))
+            answer = await self.pipeline.call(call)
         except Refused as refusal:
             return 200, answers.refused(message, refusal)
+        if answer.code == INPUT_REQUIRED:
+            return 200, answers.asked(message, answer, states.given(message, call, visit.snapshot, answer))
+        return 200, form(message, answer)
 
     @staticmethod
     def _call_of(visit: Visit, message: Message, name: str, arguments: dict[str, Any]) -> Call:
@@ -252,6 +261,7 @@ class Gateway:
             address=visit.address,
             request_id=visit.request_id,
             traceparent=message.traceparent,
+            peer=peer_of(message),
         )
 
     async def _record_malformed(self, visit: Visit, message: Message | None, error: WireError) -> None:

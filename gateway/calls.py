@@ -22,7 +22,8 @@ from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from gateway.limits import Budgets, Refusals
 from gateway.meter import Meter
-from tools.connectors.base import Connector, ConnectorError, Context, Kind, Result
+from tools.connectors.base import Client, Connector, ConnectorError, Context, Kind, Result
+from tools.connectors.mcp_input import INPUT_REQUIRED
 from tools.schemas import problems
 
 logger = logging.getLogger("gateway.calls")
@@ -67,6 +68,9 @@ class Call(NamedTuple):
     call_id: uuid.UUID | None = None
     kind: Kind = "tool"
     method: str = "tools/call"
+    # Who can be told and asked while it goes on, and what goes on with it.
+    peer: Client | None = None
+    continuation: Mapping[str, Any] | None = None
 
 
 # What a call has to pass, in this order; `Refused.gate` names the one that it did not.
@@ -78,7 +82,9 @@ class Answer(NamedTuple):
 
     `body` is the CallToolResult as JSON without its `_meta` and `resultType`: the bytes that the record commits to.
     `meta` is what the source put into `_meta`. Of what is no tool, `body` is the result of the method without caching
-    hints, of which `ttl_ms` is left; and unless `code` is `ok`, it is a JSON-RPC error.
+    hints, of which `ttl_ms` is left; and unless `code` is `ok`, it is a JSON-RPC error. Where `code` is
+    `input_required`, `body` is what the upstream asks for, and `state` what it wants back. `lacking` are capabilities
+    that a client must declare for this.
     """
 
     body: bytes
@@ -87,6 +93,8 @@ class Answer(NamedTuple):
     record_id: uuid.UUID
     call_id: uuid.UUID
     ttl_ms: int = 0
+    state: str | None = None
+    lacking: dict[str, Any] | None = None
 
 
 class Refused(Exception):
@@ -136,7 +144,7 @@ class Pipeline:
     async def call(self, call: Call) -> Answer:
         """Carry the call out, and count how it ended. Raises Refused."""
         started, snapshot = time.perf_counter_ns(), self._snapshot()
-        known = None if snapshot is None else _known(snapshot, call)
+        known = None if snapshot is None else known_of(snapshot, call)
         try:
             answer = await self._answer(call, snapshot, known, started)
         except Refused as refusal:
@@ -201,13 +209,22 @@ class Pipeline:
             record_id = await (self._ledger.write(entry) if kind == "call" else self._ledger.conclude(entry))
         except LedgerUnavailable as error:
             raise _unanswerable(kind, call_id) from error
-        return Answer(outcome.body, outcome.meta, outcome.code, record_id, call_id, outcome.ttl_ms)
+        return Answer(
+            outcome.body,
+            outcome.meta,
+            outcome.code,
+            record_id,
+            call_id,
+            outcome.ttl_ms,
+            outcome.state,
+            outcome.lacking,
+        )
 
     async def _ask(self, tool: Callee, call: Call, call_id: uuid.UUID) -> _Outcome:
         """What came of it. Whatever fails outside, or in what came from there, becomes a result that says so."""
         try:
             result = await self._tried(tool, call, call_id)
-            return _outcome(call, result, "tool_error" if result.is_error else "ok")
+            return _outcome(call, result, _code_of(result))
         except ConnectorError as error:
             return _failed(call, str(error), error.code, error.refusal)
         except orjson.JSONEncodeError:
@@ -223,7 +240,9 @@ class Pipeline:
         deadline: float = min(tool.source.source.timeout_seconds, settings.CALL_TIMEOUT_SECONDS)
         until = time.monotonic() + deadline
         who, trace = call.principal, call.traceparent
-        context = Context(call_id, deadline, who.username, trace, tool.name, who.on_behalf_of)
+        context = Context(
+            call_id, deadline, who.username, trace, tool.name, who.on_behalf_of, call.peer, call.continuation
+        )
         try:
             return await self._once(tool, call, context)
         except ConnectorError as error:
@@ -283,9 +302,11 @@ class _Outcome(NamedTuple):
     code: str
     detail: str | None
     ttl_ms: int = 0
+    state: str | None = None
+    lacking: dict[str, Any] | None = None
 
 
-def _known(snapshot: Snapshot, call: Call) -> Callee | None:
+def known_of(snapshot: Snapshot, call: Call) -> Callee | None:
     """What is called, whether or not the caller may."""
     if call.kind == "tool":
         return snapshot.tools.get(call.tool)
@@ -322,33 +343,52 @@ def _addressed(call: Call, entry: OfferedEntry) -> dict[str, Any]:
 
 _APART = frozenset({"_meta", "resultType"})
 _APART_OF_READS = _APART | {"ttlMs", "cacheScope"}
+_APART_OF_QUESTIONS = _APART_OF_READS | {"requestState"}
+
+
+def _code_of(result: Result) -> str:
+    code = "tool_error" if result.is_error else "ok"
+    if result.content.get("resultType") == INPUT_REQUIRED:
+        code = "input_required"
+    return code
 
 
 def _outcome(call: Call, result: Result, code: str) -> _Outcome:
     """Serialise the result apart from its `_meta`. Raises orjson.JSONEncodeError."""
-    apart = _APART if call.kind == "tool" else _APART_OF_READS
+    asks = code == INPUT_REQUIRED
+    apart = _APART_OF_QUESTIONS if asks else _APART if call.kind == "tool" else _APART_OF_READS
     content = {name: value for name, value in result.content.items() if name not in apart}
     theirs = result.content.get("_meta")
     meta = {}
     if isinstance(theirs, dict):
         meta = {name: value for name, value in theirs.items() if not name.startswith(OURS)}
         orjson.dumps([[meta]])  # it goes into the answer two levels further down
-    ttl = 0 if call.kind == "tool" else result.content.get("ttlMs")
+    # What was given answers is not to be cached (MCP 2026-07-28, server/utilities/caching).
+    ttl = 0 if call.kind == "tool" or call.continuation is not None else result.content.get("ttlMs")
     ttl_ms = ttl if type(ttl) is int and ttl > 0 else 0
-    return _Outcome(orjson.dumps(content), meta, code, _detail(call.notes, result.notes), ttl_ms)
+    state = result.content.get("requestState") if asks else None
+    return _Outcome(orjson.dumps(content), meta, code, _detail(call.notes, result.notes), ttl_ms, state)
 
 
 def _failed(call: Call, message: str, code: str, refusal: dict[str, Any] | None = None) -> _Outcome:
     """The failure as a result that says so; of what is no tool as a JSON-RPC error, with the upstream's own code."""
+    lacking = _lacking(refusal) if code == "capability_missing" else None
     if call.kind == "tool":
-        return _outcome(call, _failure(message), code)
+        return _outcome(call, _failure(message), code)._replace(lacking=lacking)
     said = (refusal or {}).get("message")
     number = (refusal or {}).get("code")
     error = {
         "code": number if type(number) is int else _INTERNAL_ERROR,
         "message": said[:_LONGEST_MESSAGE] if isinstance(said, str) else message,
     }
-    return _Outcome(orjson.dumps(error), {}, code, _detail(call.notes))
+    return _Outcome(orjson.dumps(error), {}, code, _detail(call.notes), lacking=lacking)
+
+
+def _lacking(refusal: dict[str, Any] | None) -> dict[str, Any]:
+    """Which capabilities the client must declare, as the upstream says (MCP 2026-07-28, error -32021)."""
+    data = (refusal or {}).get("data")
+    required = data.get("requiredCapabilities") if isinstance(data, dict) else None
+    return required if isinstance(required, dict) else {}
 
 
 def _detail(*notes: Mapping[str, Any] | None) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 from django.db.models import Count, Max, Min, QuerySet
 from django.db.models.functions import TruncDate
 
+from audit.codes import CARRIED_OUT
 from audit.models import Record
 from audit.packs.scope import PackScope
 
@@ -37,7 +38,7 @@ def fate_of(kind: str, decision: str | None, code: str) -> str:
     if decision == Record.Decision.DENY or kind in (Record.Kind.DENIED, Record.Kind.INVALID):
         return "refused" if kind not in (Record.Kind.AUTH, Record.Kind.CONFIG, Record.Kind.SYSTEM) else "other"
     if kind in (Record.Kind.CALL, Record.Kind.OUTCOME):
-        return "done" if code == "ok" else "failed"
+        return "done" if code in CARRIED_OUT else "failed"
     return "other"
 
 

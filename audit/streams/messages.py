@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from audit.codes import CARRIED_OUT
 from audit.streams.sealed import Gone, Sealed
 from audit.verify import time_text
 
 FORMAT = "mcpsite-stream/1"
 _SEVERITIES = {"deny": 4}
-_WELL = frozenset({"ok", "create", "update", "delete", "login", "logout", "intended"})
+_WELL = frozenset({*CARRIED_OUT, "create", "update", "delete", "login", "logout", "intended"})
 _NOTICE, _INFORMATIONAL, _ERROR = 5, 6, 3
 # RFC 5424, section 7.3.1: sequenceId goes from 1 to 2147483647 and begins again.
 _SEQUENCE = 2**31 - 1

@@ -84,6 +84,9 @@ class Client(ABC):
     # The least level of log messages that the client wants (RFC 5424); None: none at all.
     log_level: str | None = None
     wants_progress: bool = False
+    # Whether questions are the result of the call, and their answers come with the next one (MCP 2026-07-28): then
+    # nothing can be asked of the client while the call goes on.
+    answers_later: bool = False
 
     @abstractmethod
     def tell(self, method: str, params: dict[str, Any]) -> None:

@@ -16,12 +16,13 @@ import orjson
 from pydantic import Field
 
 from tools.connectors.base import Connector, ConnectorError, Context, Kind, Offer, Result, Source, Spec
+from tools.connectors.mcp_input import ASKING_METHODS, INPUT_REQUIRED, questions_of, told
 from tools.egress import Egress
 
 MODERN, LEGACY = "2026-07-28", ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
-METHOD_NOT_FOUND, UNSUPPORTED_VERSION = -32601, -32022
+METHOD_NOT_FOUND, MISSING_CAPABILITY, UNSUPPORTED_VERSION = -32601, -32021, -32022
 # What only a server of the modern era answers: header mismatch, missing capability (MCP 2026-07-28, versioning).
-_MODERN_ERRORS = (-32020, -32021)
+_MODERN_ERRORS = (-32020, MISSING_CAPABILITY)
 INVALID_PARAMS = -32602
 _META = "io.modelcontextprotocol/"
 _CLIENT = {"name": "mcpsite", "version": "1"}
@@ -177,9 +178,9 @@ class McpCore(Connector):
         params: dict[str, Any] = {"name": spec.name, "arguments": arguments}
         if context.traceparent:
             params["_meta"] = {"traceparent": context.traceparent}
-        result = await self._within(context.deadline_seconds, self._ask("tools/call", params, spec))
-        if result.get("resultType", "complete") != "complete":
-            raise ConnectorError("unsupported_result", "The upstream asks for input, which is not passed on yet.")
+        result = await self._within(context.deadline_seconds, self._ask("tools/call", params, spec, context))
+        if _asks(result, "tools/call", context):
+            return Result(result, False)
         if not isinstance(result.get("content"), list):
             raise ConnectorError("bad_upstream_answer", "The upstream's answer has no content.")
         is_error = result.get("isError", False)
@@ -191,9 +192,9 @@ class McpCore(Connector):
         """prompts/get, resources/read, or completion/complete."""
         if context.traceparent:
             params = {**params, "_meta": {"traceparent": context.traceparent}}
-        result = await self._within(context.deadline_seconds, self._answered(method, params))
-        if result.get("resultType", "complete") != "complete":
-            raise ConnectorError("unsupported_result", "The upstream asks for input, which is not passed on yet.")
+        result = await self._within(context.deadline_seconds, self._answered(method, params, context))
+        if _asks(result, method, context):
+            return Result(result, False)
         if (key := _EXPECTED.get(method)) and not isinstance(result.get(key), list):
             raise ConnectorError("bad_upstream_answer", f"The upstream's answer has no {key}.")
         if method == "resources/read" and not result["contents"]:
@@ -201,11 +202,11 @@ class McpCore(Connector):
             raise ConnectorError("upstream_refused", "The upstream has no such resource.", refusal=refusal)
         return Result(result, False)
 
-    async def _answered(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    async def _answered(self, method: str, params: dict[str, Any], context: Context) -> dict[str, Any]:
         greeting = self._greeting or await self._greet()
         if method == "completion/complete" and "completions" not in greeting.capabilities:
             return {"completion": {"values": [], "hasMore": False}}
-        return await self._ask(method, params)
+        return await self._ask(method, params, None, context)
 
     async def close(self) -> None:
         """Close what carries the messages."""
@@ -222,7 +223,8 @@ class McpCore(Connector):
             raise ConnectorError("upstream_timeout", f"The upstream gave no answer within {seconds:g} s.") from error
         except RpcError as error:
             said = f"The upstream refused the request: {error}"
-            raise ConnectorError("upstream_refused", said, refusal=error.error) from error
+            code = "capability_missing" if error.code == MISSING_CAPABILITY else "upstream_refused"
+            raise ConnectorError(code, said, refusal=error.error) from error
 
     # --- Greeting -----------------------------------------------------------------------------------------------------
 
@@ -284,21 +286,28 @@ class McpCore(Connector):
 
     # --- Asking -------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, method: str, params: dict[str, Any], tool: McpTool | None = None) -> dict[str, Any]:
+    async def _ask(
+        self, method: str, params: dict[str, Any], tool: McpTool | None = None, context: Context | None = None
+    ) -> dict[str, Any]:
         """The result, under the greeting in force, or under a new one where the server does not know that any more."""
         greeting = self._greeting or await self._greet()
         try:
-            return await self._request(greeting, method, params, tool)
+            return await self._request(greeting, method, params, tool, context)
         except (SessionEnded, RpcError) as error:
             if isinstance(error, RpcError) and error.code != UNSUPPORTED_VERSION:
                 raise
-            return await self._request(await self._greet(greeting), method, params, tool)
+            return await self._request(await self._greet(greeting), method, params, tool, context)
 
     async def _request(
-        self, greeting: Greeting, method: str, params: dict[str, Any], tool: McpTool | None = None
+        self,
+        greeting: Greeting,
+        method: str,
+        params: dict[str, Any],
+        tool: McpTool | None = None,
+        context: Context | None = None,
     ) -> dict[str, Any]:
         if greeting.modern:
-            params = {**params, "_meta": {**_MODERN_META, **params.get("_meta", {})}}
+            params = told(params, _MODERN_META, context)
         try:
             return (await self._upstream.exchange(greeting, method, params, tool))[0]
         except Estranged:
@@ -347,6 +356,21 @@ def declined(request: dict[str, Any]) -> dict[str, Any]:
     else:
         message["error"] = {"code": METHOD_NOT_FOUND, "message": "The client did not declare this capability."}
     return message
+
+
+def _asks(result: dict[str, Any], method: str, context: Context) -> bool:
+    """Whether the result asks for input, which the client can give with its next request. Raises ConnectorError."""
+    kind = result.get("resultType", "complete")
+    if kind == "complete":
+        return False
+    if kind != INPUT_REQUIRED or method not in ASKING_METHODS:
+        raise ConnectorError(
+            "unsupported_result", f"The upstream's result is of the type {str(kind)[:60]!r}, which has no place here."
+        )
+    questions_of(result, context.client)
+    if context.client is None or not context.client.answers_later:
+        raise ConnectorError("unsupported_result", "The upstream asks for input, which this client cannot give.")
+    return True
 
 
 def _effect(hints: object) -> str | None:

@@ -251,7 +251,7 @@ async def test_what_the_server_asks_of_a_client_is_declined(connect: Connect, me
         ("send({'jsonrpc': '2.0', 'id': message['id']})", "bad_upstream_answer"),
         ("send({'jsonrpc': '2.0', 'id': message['id'], 'result': [1]})", "bad_upstream_answer"),
         ("refuse(message, -32602, 'x' * 100_000)", "upstream_refused"),
-        ("reply(message, {'content': [], 'resultType': 'input_required'})", "unsupported_result"),
+        ("reply(message, {'content': [], 'resultType': 'input_required'})", "bad_upstream_answer"),
     ],
 )
 async def test_an_answer_that_is_none_becomes_one_sentence(connect: Connect, answer, code):

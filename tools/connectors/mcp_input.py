@@ -1,0 +1,75 @@
+"""What a server may ask of whoever called, by what that client has declared (MCP 2026-07-28, patterns/mrtr)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tools.connectors.base import Client, ConnectorError, Context
+
+INPUT_REQUIRED = "input_required"
+# The requests whose results may ask for input.
+ASKING_METHODS = frozenset({"tools/call", "prompts/get", "resources/read"})
+_META = "io.modelcontextprotocol/"
+_CAPABILITIES_KEY = f"{_META}clientCapabilities"
+# A server that is told of these may end a call with a task; tasks are made by the site, of its own.
+_NOT_CARRIED = f"{_META}tasks"
+# What a question needs of the client, by its method.
+_NEEDS = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
+_MOST_QUESTIONS = 100
+
+
+def carried(capabilities: Mapping[str, Any]) -> dict[str, Any]:
+    """The client's capabilities as an upstream is told of them: those and no others."""
+    extensions = capabilities.get("extensions")
+    if not isinstance(extensions, dict) or _NOT_CARRIED not in extensions:
+        return dict(capabilities)
+    left = {name: value for name, value in extensions.items() if name != _NOT_CARRIED}
+    return {**capabilities, "extensions": left}
+
+
+def told(params: dict[str, Any], always: Mapping[str, Any], context: Context | None) -> dict[str, Any]:
+    """The parameters as a server of the modern era gets them: with what each request says of the client."""
+    meta = {**always, **params.get("_meta", {})}
+    if context is None:
+        return {**params, "_meta": meta}
+    if context.client is not None and context.client.capabilities:
+        meta[_CAPABILITIES_KEY] = carried(context.client.capabilities)
+    return {**params, **(context.continuation or {}), "_meta": meta}
+
+
+def questions_of(result: Mapping[str, Any], client: Client | None) -> dict[str, dict[str, Any]]:
+    """What the client is to be asked. Raises ConnectorError for what it has not declared, or what is no question."""
+    questions = result.get("inputRequests", {})
+    if not isinstance(questions, dict) or len(questions) > _MOST_QUESTIONS:
+        raise _bad("asks for input in a form that is none")
+    if not questions and not isinstance(result.get("requestState"), str):
+        raise _bad("asks for input without saying for what")
+    if not isinstance(result.get("requestState", ""), str):
+        raise _bad("gives a requestState that is no text")
+    for question in questions.values():
+        if not isinstance(question, dict) or not isinstance(question.get("params", {}), dict):
+            raise _bad("asks for input in a form that is none")
+        method, params = question.get("method"), question.get("params", {})
+        if not is_declared(client.capabilities if client else {}, method, params):
+            raise _bad(f"asks for {str(method)[:60]!r}, which the client did not declare")
+    return questions
+
+
+def is_declared(capabilities: Mapping[str, Any], method: object, params: Mapping[str, Any]) -> bool:
+    """Whether the client can be asked this: also a mode of elicitation and tools of sampling are declared."""
+    need = _NEEDS.get(method) if isinstance(method, str) else None
+    declared = capabilities.get(need) if need else None
+    if not isinstance(declared, dict):
+        return False
+    if need == "elicitation":
+        # Without a mode it is a form, and so is a declaration that names none (client/elicitation, "Capabilities").
+        mode = params.get("mode", "form")
+        return mode in declared or (mode == "form" and "url" not in declared)
+    if need == "sampling" and ("tools" in params or "toolChoice" in params):
+        return "tools" in declared
+    return True
+
+
+def _bad(what: str) -> ConnectorError:
+    return ConnectorError("bad_upstream_answer", f"The upstream {what}.")
