@@ -33,7 +33,7 @@ from tools.connectors.registry import kinds
 from tools.definitions import DefinitionRefused, publish
 from tools.forms import declared_fields, recorded_fields, tool_form
 from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion
-from tools.offered_admin import TagForm
+from tools.offered_admin import SILENT, TagForm
 from tools.recording_form import RECORDED_TITLE, recording_example
 
 EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
@@ -224,6 +224,8 @@ class ToolAdmin(BulkAdmin):
         """On, off, or off with its source."""
         if not tool.source.enabled:
             return badge("Source off", "grey")
+        if tool.enabled and tool.source.check_ok is False:
+            return badge("Last known", "orange", SILENT)
         return badge("On", "green") if tool.enabled else badge("Off", "grey")
 
     @display(description="Tags")

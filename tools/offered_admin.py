@@ -18,6 +18,8 @@ from audit.bulk import BulkAdmin, bulk_action
 from audit.theme import badge, code_block, display, mono
 from tools.models import Offered, Prompt, Resource, tag
 
+SILENT = "Its data source did not answer when it was last checked: this is what it offered before. Lists still have it."
+
 
 class TagForm(forms.Form):
     """Which tag."""
@@ -65,6 +67,8 @@ class OfferedAdmin(BulkAdmin):
             return badge("No longer offered", "orange")
         if not offered.source.enabled:
             return badge("Source off", "grey")
+        if offered.enabled and offered.source.check_ok is False:
+            return badge("Last known", "orange", SILENT)
         return badge("On", "green") if offered.enabled else badge("Off", "grey")
 
     @display(description="Tags")
