@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from tools.connectors.base import Offer
+from tools.connectors.base import Kind, Offer
 from tools.definitions import DefinitionRefused, named
 from tools.models import DataSource, Offered, Prompt, Resource
 from tools.names import free_name
@@ -50,7 +50,13 @@ def _take(offers: list[Offer], known: dict[str, T], make: Callable[[Offer], T], 
         if name not in times and not row.missing:
             row.missing = True
             row.save(update_fields=["missing", "updated_at"])
-            outcome.missing.append(str(row))
+            outcome.missing.append(f"{_kind_of(row)} {printable(name)}")
+
+
+def _kind_of(row: Offered) -> Kind:
+    if isinstance(row, Resource):
+        return "template" if row.is_template else "resource"
+    return "prompt"
 
 
 def _prompt(row: DataSource, offer: Offer, known: Prompt | None) -> Prompt:

@@ -58,7 +58,7 @@ def test_they_come_verbatim_go_and_come_back(offered):
     assert Prompt.objects.get().updated_at == before
 
     offered(text, many)
-    assert synchronise(source) == {"missing": ["crm_welcome"]}
+    assert synchronise(source) == {"missing": ["prompt welcome"]}
     assert Prompt.objects.get().missing
     offered(offer("prompt", "welcome", arguments=[]), offer("resource", "crm://hours", title="Hours"), many)
     assert synchronise(source) == {"changed": ["prompt welcome", "resource crm://hours"]}
