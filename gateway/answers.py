@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence, Set
 from typing import Any
 
 import orjson
@@ -36,9 +34,6 @@ _KINDS: tuple[Kind, ...] = ("tool", "prompt", "resource", "template")
 _LIST_TTL_MS = 5_000
 _PAGE = 1_000
 _RECORD, _CALL, CODE = f"{OURS}record", f"{OURS}call", f"{OURS}code"
-# Names and URIs of a list whose server did not answer lately.
-_LAST_KNOWN = f"{OURS}last_known"
-Silent = Set[uuid.UUID]
 
 
 # --- Lists -----------------------------------------------------------------------------------------------------------
@@ -80,25 +75,20 @@ def _pages_for(snapshot: Snapshot, principal: Principal, toolset: str | None, me
     key = (*_key(principal, toolset), kind, message.modern)
     pages: list[bytes] | None = snapshot.lists.get(key)
     if pages is None:
-        entries = _visible(snapshot, principal, toolset, kind)
-        pages = snapshot.lists[key] = _pages(entries, name, message.modern, snapshot.silent)
+        definitions = [entry.definition for entry in _visible(snapshot, principal, toolset, kind)]
+        pages = snapshot.lists[key] = _pages(definitions, name, message.modern)
     return pages
 
 
-def _pages(entries: Sequence[ToolEntry | OfferedEntry], name: bytes, modern: bool, silent: Silent) -> list[bytes]:
+def _pages(definitions: list[bytes], name: bytes, modern: bool) -> list[bytes]:
     pages = []
-    for start in range(0, max(1, len(entries)), _PAGE):
-        page = entries[start : start + _PAGE]
-        body = b'{"' + name + b'":[' + b",".join([entry.definition for entry in page]) + b"]"
-        if start + _PAGE < len(entries):
+    for start in range(0, max(1, len(definitions)), _PAGE):
+        body = b'{"' + name + b'":[' + b",".join(definitions[start : start + _PAGE]) + b"]"
+        if start + _PAGE < len(definitions):
             body += b',"nextCursor":"%d"' % (start // _PAGE + 1)
-        meta: dict[str, Any] = {wire.SERVER_INFO_KEY: _SERVER} if modern else {}
-        if known := [entry.name for entry in page if entry.source.source.id in silent]:
-            meta[_LAST_KNOWN] = known
         if modern:
-            body += b',"resultType":"complete","ttlMs":%d,"cacheScope":"private"' % _LIST_TTL_MS
-        if meta:
-            body += b',"_meta":' + orjson.dumps(meta)
+            body += b',"resultType":"complete","ttlMs":%d,"cacheScope":"private","_meta":' % _LIST_TTL_MS
+            body += orjson.dumps({wire.SERVER_INFO_KEY: _SERVER})
         pages.append(body + b"}")
     return pages
 
@@ -128,13 +118,18 @@ def discovered(message: Message) -> bytes:
     return wire.result_body(message.identifier, result)
 
 
-def initialized(message: Message) -> bytes:
-    """The handshake of the older revisions: the version asked for when it is known, else the newest of them."""
+def negotiated(message: Message) -> str:
+    """The older revision to be spoken: the one asked for when it is known, else the newest. Raises WireError."""
     asked = message.params.get("protocolVersion")
     if not isinstance(asked, str):
         raise WireError(wire.INVALID_PARAMS, "initialize needs a protocolVersion.", status=200)
-    version = asked if asked in wire.LEGACY else wire.LEGACY[0]
-    result = {"protocolVersion": version, "capabilities": _CAPABILITIES, "serverInfo": _SERVER}
+    return asked if asked in wire.LEGACY else wire.LEGACY[0]
+
+
+def initialized(message: Message, revision: str, *, in_session: bool) -> bytes:
+    """The answer to `initialize`. What needs a session is offered in one only."""
+    capabilities = _CAPABILITIES | ({"logging": {}} if in_session else {})
+    result = {"protocolVersion": revision, "capabilities": capabilities, "serverInfo": _SERVER}
     return wire.result_body(message.identifier, result)
 
 

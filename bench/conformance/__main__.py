@@ -24,7 +24,7 @@ from bench.processes import BenchError, Stage, free_port, python
 from mcpsite import env
 
 _ROOT = Path(__file__).resolve().parents[2]
-_GATEWAYS = 2
+_WORKERS = 2
 _START_SECONDS = 180.0
 _LAUNCHER = "conformance"
 # How the site stands before its upstream unless something else is said, and what the legs of clients are filed under.
@@ -73,9 +73,8 @@ def _start(stage: Stage, options: argparse.Namespace) -> str:
 
 
 def _start_site(stage: Stage, kind: str, options: Mapping[str, str], **variables: str) -> str:
-    """The URL of a proxy with a token before a new installation, whose gateways take turns."""
-    ports, proxy = [free_port() for _ in range(_GATEWAYS)], free_port()
-    data, ready = stage.folder / "data", stage.folder / "ready.json"
+    """The URL of a proxy with a token before a new installation."""
+    port, proxy, data, ready = free_port(), free_port(), stage.folder / "data", stage.folder / "ready.json"
     environment = env.for_child(
         MCPSITE_DATA=str(data),
         **dict.fromkeys(("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "SECRET_KEY", "ENCRYPTION_KEYS"), ""),
@@ -84,22 +83,18 @@ def _start_site(stage: Stage, kind: str, options: Mapping[str, str], **variables
     )
     stage.start(
         "site", sys.executable, str(_ROOT / "manage.py"), "up", "--data", str(data), "--no-demo",
-        "--workers", "1", "--port", str(ports[0]), "--ready-file", str(ready), environment=environment,
+        "--workers", str(_WORKERS), "--port", str(port), "--ready-file", str(ready), environment=environment,
     )  # fmt: skip
     stage.wait("site", ready, _START_SECONDS)
-    for port in ports[1:]:
-        stage.start(f"gateway-{port}", *python("mcpsite.web", "--port", str(port)), environment=environment)
     command = python("bench.conformance.configure", "--kind", kind, "--options", orjson.dumps(options).decode())
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise BenchError(f"The site could not be configured:\n{done.stderr.strip()[-3000:]}")
     token = orjson.loads(done.stdout.splitlines()[-1])["token"]
     stage.start(
-        "proxy",
-        *python("bench.conformance.authorizing", "--port", str(proxy), "--token", token, "--to", *map(str, ports)),
+        "proxy", *python("bench.conformance.authorizing", "--port", str(proxy), "--to", str(port), "--token", token)
     )
-    for port in (*ports[1:], proxy):
-        stage.wait("proxy" if port == proxy else f"gateway-{port}", port, 30)
+    stage.wait("proxy", proxy, 30)
     return f"http://localhost:{proxy}/mcp"
 
 
