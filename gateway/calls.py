@@ -192,6 +192,9 @@ class Pipeline:
         except LedgerUnavailable as error:
             self._ledger.put(Entry(kind="outcome", code="not_called", **_without_arguments(facts)))
             raise _unavailable("intent", facts["call_id"]) from error
+        except asyncio.CancelledError:
+            self._ledger.put(Entry(kind="outcome", code="not_called", **_without_arguments(facts)))
+            raise
 
     async def _carry_out(self, tool: Callee, call: Call, kind: str, facts: Facts, started: int) -> Answer:
         before, call_id = time.perf_counter_ns(), facts["call_id"]
@@ -199,6 +202,7 @@ class Pipeline:
             outcome = await self._ask(tool, call, call_id)
         except asyncio.CancelledError:
             # The process stops, or the door gave up: what the upstream did is not known here.
+            facts["detail"] = _detail(call.notes, _passed_on(call))
             self._ledger.put(Entry(kind=kind, code="cancelled", **facts, **_timings(started, before)))
             raise
         timings = _timings(started, before)
@@ -367,7 +371,9 @@ def _outcome(call: Call, result: Result, code: str) -> _Outcome:
     ttl = 0 if call.kind == "tool" or call.continuation is not None else result.content.get("ttlMs")
     ttl_ms = ttl if type(ttl) is int and ttl > 0 else 0
     state = result.content.get("requestState") if asks else None
-    return _Outcome(orjson.dumps(content), meta, code, _detail(call.notes, result.notes), ttl_ms, state)
+    return _Outcome(
+        orjson.dumps(content), meta, code, _detail(call.notes, result.notes, _passed_on(call)), ttl_ms, state
+    )
 
 
 def _failed(call: Call, message: str, code: str, refusal: dict[str, Any] | None = None) -> _Outcome:
@@ -381,7 +387,7 @@ def _failed(call: Call, message: str, code: str, refusal: dict[str, Any] | None 
         "code": number if type(number) is int else _INTERNAL_ERROR,
         "message": said[:_LONGEST_MESSAGE] if isinstance(said, str) else message,
     }
-    return _Outcome(orjson.dumps(error), {}, code, _detail(call.notes), lacking=lacking)
+    return _Outcome(orjson.dumps(error), {}, code, _detail(call.notes, _passed_on(call)), lacking=lacking)
 
 
 def _lacking(refusal: dict[str, Any] | None) -> dict[str, Any]:
@@ -389,6 +395,14 @@ def _lacking(refusal: dict[str, Any] | None) -> dict[str, Any]:
     data = (refusal or {}).get("data")
     required = data.get("requiredCapabilities") if isinstance(data, dict) else None
     return required if isinstance(required, dict) else {}
+
+
+def _passed_on(call: Call) -> Mapping[str, Any] | None:
+    """How much of what the upstream told and asked reached the client: the words themselves are nowhere on record."""
+    peer = call.peer
+    if peer is None or not (peer.told or peer.asked):
+        return None
+    return {name: count for name, count in (("told", peer.told), ("asked", peer.asked)) if count}
 
 
 def _detail(*notes: Mapping[str, Any] | None) -> str | None:

@@ -80,6 +80,12 @@ class Message(NamedTuple):
     capabilities: Mapping[str, Any] = _NOTHING
 
     @property
+    def wants_news(self) -> bool:
+        """Whether the client may want to hear of the request before its answer."""
+        meta = self.params.get("_meta")
+        return isinstance(meta, dict) and ("progressToken" in meta or _LOG_LEVEL_KEY in meta)
+
+    @property
     def progress_token(self) -> Id:
         """Under which the client wants to hear of progress (basic/utilities/progress)."""
         token = self._meta.get("progressToken")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -80,6 +80,8 @@ class FakeConnector(Connector):
     calls: list[dict[str, Any]] = field(default_factory=list)
     contexts: list[Context] = field(default_factory=list)
     gate: asyncio.Event | None = None
+    # What the outside does in the course of a call.
+    during: Callable[[Context], Awaitable[None]] | None = None
 
     async def check(self) -> str:
         return "here"
@@ -89,6 +91,8 @@ class FakeConnector(Connector):
         self.contexts.append(context)
         if self.gate is not None:
             await self.gate.wait()
+        if self.during is not None:
+            await self.during(context)
         if self.fails:
             raise self.fails.pop(0)
         return Result({"content": [{"type": "text", "text": arguments.get("text", "")}]}, False)
@@ -115,18 +119,6 @@ async def gateway(company: Company, outside: FakeConnector) -> AsyncIterator[Gat
     await until(gateway.ready)
     yield gateway
     await gateway.stop()
-
-
-@pytest.fixture
-async def other(gateway: Gateway, outside: FakeConnector) -> AsyncIterator[Gateway]:
-    """A second worker."""
-    other = Gateway(conninfo(connection.settings_dict))
-    other.connectors.of = lambda tool: outside  # type: ignore[method-assign]
-    other.pipeline._connector = other.connectors.of
-    await other.start()
-    await until(lambda: other.ready() and other.mail.is_listening and gateway.mail.is_listening)
-    yield other
-    await other.stop()
 
 
 @dataclass

@@ -83,10 +83,14 @@ class Client(ABC):
     capabilities: Mapping[str, Any]
     # The least level of log messages that the client wants (RFC 5424); None: none at all.
     log_level: str | None = None
+    # Whether the client has asked for that level itself.
+    chose_level: bool = False
     wants_progress: bool = False
     # Whether questions are the result of the call, and their answers come with the next one (MCP 2026-07-28): then
     # nothing can be asked of the client while the call goes on.
     answers_later: bool = False
+    # How much was passed on to the client, and asked of it.
+    told = asked = 0
 
     @abstractmethod
     def tell(self, method: str, params: dict[str, Any]) -> None:

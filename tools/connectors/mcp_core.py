@@ -8,15 +8,19 @@ where that is not known the `initialize` handshake of the older revisions.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+import contextlib
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import orjson
 from pydantic import Field
 
 from tools.connectors.base import Connector, ConnectorError, Context, Kind, Offer, Result, Source, Spec
 from tools.connectors.mcp_input import ASKING_METHODS, INPUT_REQUIRED, questions_of, told
+from tools.connectors.mcp_leases import Leases, declared_to_legacy
+from tools.connectors.mcp_turn import Turn
 from tools.egress import Egress
 
 MODERN, LEGACY = "2026-07-28", ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
@@ -93,7 +97,12 @@ class Transport(Protocol):
     """What carries the messages to one server and back. It keeps no deadlines."""
 
     async def exchange(
-        self, greeting: Greeting, method: str, params: dict[str, Any], tool: McpTool | None = None
+        self,
+        greeting: Greeting,
+        method: str,
+        params: dict[str, Any],
+        tool: McpTool | None = None,
+        turn: Turn | None = None,
     ) -> tuple[dict[str, Any], str | None]:
         """The result, and the session id that came with it. Raises RpcError and ConnectorError."""
 
@@ -112,11 +121,18 @@ class McpCore(Connector):
 
     discovers = True
     _upstream: Transport
+    # Sessions of their own that clients may have at once, and whether a shared one tells what is said about which call.
+    _most_leased = 32
+    _tells_apart = True
 
     def __init__(self, source: Source, egress: Egress) -> None:
         super().__init__(source, egress)
         self._greeting: Greeting | None = None
         self._opening = asyncio.Lock()
+        self._leases: Leases[McpCore] = Leases(self._most_leased)
+        # What a server of the older revisions is told that its client can be asked for, and the level it was set to.
+        self._declares: dict[str, Any] = {}
+        self._level: tuple[Greeting, str] | None = None
 
     # --- The verbs ----------------------------------------------------------------------------------------------------
 
@@ -174,11 +190,24 @@ class McpCore(Connector):
 
     async def call(self, spec: Spec, arguments: dict[str, Any], context: Context) -> Result:
         """tools/call."""
+        if context.client is None:
+            return await self._call(spec, arguments, context)
+        async with self._turn(context, Turn(context.client)) as (connector, context):
+            return await connector._call(spec, arguments, context)
+
+    async def request(self, method: str, params: dict[str, Any], context: Context) -> Result:
+        """prompts/get, resources/read, or completion/complete."""
+        if context.client is None:
+            return await self._requested(method, params, context)
+        async with self._turn(context, Turn(context.client)) as (connector, context):
+            return await connector._requested(method, params, context)
+
+    async def _call(self, spec: Spec, arguments: dict[str, Any], context: Context) -> Result:
         assert isinstance(spec, McpTool)
         params: dict[str, Any] = {"name": spec.name, "arguments": arguments}
         if context.traceparent:
             params["_meta"] = {"traceparent": context.traceparent}
-        result = await self._within(context.deadline_seconds, self._ask("tools/call", params, spec, context))
+        result = await self._within(context.deadline_seconds, self._ask("tools/call", params, spec, context), context)
         if _asks(result, "tools/call", context):
             return Result(result, False)
         if not isinstance(result.get("content"), list):
@@ -188,11 +217,10 @@ class McpCore(Connector):
             raise ConnectorError("bad_upstream_answer", "The upstream's answer has an isError that is no boolean.")
         return Result(result, is_error)
 
-    async def request(self, method: str, params: dict[str, Any], context: Context) -> Result:
-        """prompts/get, resources/read, or completion/complete."""
+    async def _requested(self, method: str, params: dict[str, Any], context: Context) -> Result:
         if context.traceparent:
             params = {**params, "_meta": {"traceparent": context.traceparent}}
-        result = await self._within(context.deadline_seconds, self._answered(method, params, context))
+        result = await self._within(context.deadline_seconds, self._answered(method, params, context), context)
         if _asks(result, method, context):
             return Result(result, False)
         if (key := _EXPECTED.get(method)) and not isinstance(result.get(key), list):
@@ -210,21 +238,66 @@ class McpCore(Connector):
 
     async def close(self) -> None:
         """Close what carries the messages."""
+        await self._leases.close()
         greeting, self._greeting = self._greeting, None
         await self._upstream.close(greeting)
 
     @staticmethod
-    async def _within(seconds: float, verb: Coroutine[Any, Any, _T]) -> _T:
-        """What the verb gives, with one deadline over everything that belongs to it."""
+    async def _within(seconds: float, verb: Coroutine[Any, Any, _T], context: Context | None = None) -> _T:
+        """What the verb gives, with one deadline over everything that belongs to it, but for the client's time."""
+        turn = _turn_of(context)
         try:
-            async with asyncio.timeout(seconds):
-                return await verb
+            async with asyncio.timeout(seconds) as limit:
+                if turn is None:
+                    return await verb
+                with turn.holding(limit):
+                    return await verb
         except TimeoutError as error:
             raise ConnectorError("upstream_timeout", f"The upstream gave no answer within {seconds:g} s.") from error
         except RpcError as error:
             said = f"The upstream refused the request: {error}"
             code = "capability_missing" if error.code == MISSING_CAPABILITY else "upstream_refused"
             raise ConnectorError(code, said, refusal=error.error) from error
+
+    # --- Turns --------------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, context: Context, turn: Turn) -> AsyncIterator[tuple[McpCore, Context]]:
+        """What carries out a call whose client can be told or asked: this connector, or one that it has for itself."""
+        until = time.monotonic() + context.deadline_seconds
+        context = context._replace(client=turn)
+        try:
+            greeting = await self._within(context.deadline_seconds, self._greeted())
+            declares = {} if greeting.modern else declared_to_legacy(turn.capabilities)
+            # The level of an older server holds for a whole session.
+            level = turn.log_level if turn.chose_level and not (greeting.modern and self._tells_apart) else None
+            if not declares and level is None:
+                yield self, context._replace(deadline_seconds=until - time.monotonic())
+                return
+            key = (context.actor, orjson.dumps(declares, option=orjson.OPT_SORT_KEYS))
+            leases = self._leases.lease(key, lambda: self._leased(declares), until - time.monotonic())
+            async with leases as connector:
+                if level is not None:
+                    await self._within(until - time.monotonic(), connector._set_level(level))
+                yield connector, context._replace(deadline_seconds=until - time.monotonic())
+        finally:
+            turn.close()
+
+    def _leased(self, declares: dict[str, Any]) -> McpCore:
+        """Another one of the same kind, which declares this to its server."""
+        connector = type(self)(self.source, self.egress)
+        connector._declares = declares
+        connector.tell = self.tell
+        return connector
+
+    async def _set_level(self, level: str) -> None:
+        """Have a server of the older revisions log from this level on, if it can. It is a courtesy."""
+        greeting = self._greeting or await self._greet()
+        if greeting.modern or "logging" not in greeting.capabilities or self._level == (greeting, level):
+            return
+        with contextlib.suppress(RpcError):
+            await self._ask("logging/setLevel", {"level": level})
+            self._level = (greeting, level)
 
     # --- Greeting -----------------------------------------------------------------------------------------------------
 
@@ -236,7 +309,12 @@ class McpCore(Connector):
                 self._greeting = await self._discover_era()
             return self._greeting
 
+    async def _greeted(self) -> Greeting:
+        return self._greeting or await self._greet()
+
     async def _discover_era(self) -> Greeting:
+        if self._declares:  # It is known to be of the older revisions.
+            return await self._initialize()
         return await self._discover_modern() or await self._initialize()
 
     async def _discover_modern(self) -> Greeting | None:
@@ -270,7 +348,7 @@ class McpCore(Connector):
             return await self._request(MODERN_GREETING, "server/discover", {})
 
     async def _initialize(self) -> Greeting:
-        params = {"protocolVersion": LEGACY[0], "capabilities": {}, "clientInfo": _CLIENT}
+        params = {"protocolVersion": LEGACY[0], "capabilities": self._declares, "clientInfo": _CLIENT}
         answer, session = await self._upstream.exchange(NO_GREETING, "initialize", params)
         version = answer.get("protocolVersion")
         if version not in LEGACY:
@@ -309,7 +387,7 @@ class McpCore(Connector):
         if greeting.modern:
             params = told(params, _MODERN_META, context)
         try:
-            return (await self._upstream.exchange(greeting, method, params, tool))[0]
+            return (await self._upstream.exchange(greeting, method, params, tool, _turn_of(context)))[0]
         except Estranged:
             self._forget(greeting)
             raise
@@ -348,14 +426,9 @@ def result_of(answer: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def declined(request: dict[str, Any]) -> dict[str, Any]:
-    """The answer to what a server asks of its client: no, so that it does not wait."""
-    message: dict[str, Any] = {"jsonrpc": "2.0", "id": request["id"]}
-    if request["method"] == "ping":
-        message["result"] = {}
-    else:
-        message["error"] = {"code": METHOD_NOT_FOUND, "message": "The client did not declare this capability."}
-    return message
+def _turn_of(context: Context | None) -> Turn | None:
+    """Who can be told and asked, in the course of this call."""
+    return None if context is None else cast("Turn | None", context.client)
 
 
 def _asks(result: dict[str, Any], method: str, context: Context) -> bool:

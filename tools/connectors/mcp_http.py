@@ -11,12 +11,13 @@ from typing import Any
 from tools.connectors.base import ConnectorError
 from tools.connectors.event_stream import Resumable
 from tools.connectors.http1 import HttpClient, Response, Stream
-from tools.connectors.mcp_core import Estranged, Greeting, McpTool, SessionEnded, declined, parsed, result_of, written
+from tools.connectors.mcp_core import Estranged, Greeting, McpTool, SessionEnded, parsed, result_of, written
 from tools.connectors.mcp_headers import headers_of
+from tools.connectors.mcp_turn import Turn, cancelled, declined, reporting
 from tools.egress import Egress
 
 # Of one stream: what a server may ask of its client before we stop listening, and how long its end is waited for.
-_MOST_REQUESTS, _DRAIN_SECONDS = 16, 1.0
+_MOST_REQUESTS, _DRAIN_SECONDS = 64, 1.0
 # What a session id may hold (MCP 2025-11-25, transports, "Session Management").
 _SESSION_ID = re.compile(r"[\x21-\x7e]{1,1024}")
 
@@ -45,15 +46,28 @@ class Upstream:
     # --- Messages -----------------------------------------------------------------------------------------------------
 
     async def exchange(
-        self, greeting: Greeting, method: str, params: dict[str, Any], tool: McpTool | None = None
+        self,
+        greeting: Greeting,
+        method: str,
+        params: dict[str, Any],
+        tool: McpTool | None = None,
+        turn: Turn | None = None,
     ) -> tuple[dict[str, Any], str | None]:
         """The result, and the session id that came with it. Raises RpcError and ConnectorError; keeps no deadline."""
         self._ids += 1
-        message = {"jsonrpc": "2.0", "id": self._ids, "method": method, "params": params}
+        identifier = self._ids
+        if turn is not None:
+            params = reporting(turn, params, identifier)
+        message = {"jsonrpc": "2.0", "id": identifier, "method": method, "params": params}
         extra = headers_of(method, params, tool) if greeting.modern else {}
         if trace := params.get("_meta", {}).get("traceparent"):
             extra["traceparent"] = trace  # For what stands between us and the server, and reads HTTP only.
-        answer, session = await self._post(message, self._ids, greeting, extra)
+        try:
+            answer, session = await self._post(message, identifier, greeting, extra, turn)
+        except asyncio.CancelledError:
+            if not greeting.modern and method != "initialize":  # To a modern server the closed stream says it.
+                self._start_aside(self._say(cancelled(identifier), greeting))
+            raise
         return result_of(answer), session
 
     def agreed(self, revision: str, session: str | None, server: str) -> Greeting:
@@ -70,13 +84,18 @@ class Upstream:
         await self._post({"jsonrpc": "2.0", "method": method}, None, greeting, {})
 
     async def _post(
-        self, message: dict[str, Any], identifier: int | None, greeting: Greeting, extra: dict[str, str]
+        self,
+        message: dict[str, Any],
+        identifier: int | None,
+        greeting: Greeting,
+        extra: dict[str, str],
+        turn: Turn | None = None,
     ) -> tuple[dict[str, Any], str | None]:
         response = await self._client.request("POST", {**greeting.headers, **extra}, written(message))
         if response.stream is None:
             answer = self._answer(response, identifier, greeting)
         else:
-            answer = await self._out_of(self._resumable(response.stream, greeting), identifier, greeting)
+            answer = await self._out_of(self._resumable(response.stream, greeting), identifier, greeting, turn)
         return answer, response.headers.get("mcp-session-id")
 
     @staticmethod
@@ -94,9 +113,11 @@ class Upstream:
             raise ConnectorError("bad_upstream_answer", "The upstream's answer is not the JSON-RPC answer to the call.")
         return answer
 
-    async def _out_of(self, stream: Resumable, identifier: int | None, greeting: Greeting) -> dict[str, Any]:
+    async def _out_of(
+        self, stream: Resumable, identifier: int | None, greeting: Greeting, turn: Turn | None
+    ) -> dict[str, Any]:
         try:
-            answer = {} if identifier is None else await self._found(stream, identifier, greeting)
+            answer = {} if identifier is None else await self._found(stream, identifier, greeting, turn)
         except BaseException:
             stream.abort()
             raise
@@ -114,29 +135,40 @@ class Upstream:
 
         return Resumable(stream, None if greeting.modern else reopen)
 
-    async def _found(self, stream: Resumable, identifier: int, greeting: Greeting) -> dict[str, Any]:
+    async def _found(self, stream: Resumable, identifier: int, greeting: Greeting, turn: Turn | None) -> dict[str, Any]:
         """The answer with this id out of an event stream (HTML standard, "Server-sent events")."""
         asked = 0
         async for data in stream.events():
             message = parsed(data)
             if message is None:
                 continue
-            if "method" not in message and _answers(message, identifier):
-                return message
-            if "method" in message and "id" in message and not greeting.modern:
+            if "method" not in message:
+                if _answers(message, identifier):
+                    return message
+            elif "id" not in message:
+                if turn is not None:
+                    turn.hear(message, identifier)
+            elif not greeting.modern:
                 asked += 1
                 if asked > _MOST_REQUESTS:
                     raise ConnectorError("bad_upstream_answer", "The upstream asks instead of answering.")
-                self._start_aside(self._reply(message, greeting))
+                self._take_up(message, greeting, turn)
         raise ConnectorError("bad_upstream_answer", "The upstream's stream ended without an answer.")
 
     # --- Aside --------------------------------------------------------------------------------------------------------
 
-    async def _reply(self, request: dict[str, Any], greeting: Greeting) -> None:
-        """Say no to what the server asks of a client, so that it does not wait."""
-        with contextlib.suppress(ConnectorError, TimeoutError):  # The call goes on without it.
+    def _take_up(self, request: dict[str, Any], greeting: Greeting, turn: Turn | None) -> None:
+        """Have the client asked, or say no: a server must not wait in vain."""
+        if turn is None:
+            self._start_aside(self._say(declined(request), greeting))
+        else:
+            turn.answer(request, lambda response: self._say(response, greeting))
+
+    async def _say(self, message: dict[str, Any], greeting: Greeting) -> None:
+        """Send what is not answered. The call goes on without it."""
+        with contextlib.suppress(ConnectorError, TimeoutError):
             async with asyncio.timeout(5):
-                await self._post(declined(request), None, greeting, {})
+                await self._post(message, None, greeting, {})
 
     def _start_aside(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

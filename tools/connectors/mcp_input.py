@@ -11,7 +11,7 @@ INPUT_REQUIRED = "input_required"
 # The requests whose results may ask for input.
 ASKING_METHODS = frozenset({"tools/call", "prompts/get", "resources/read"})
 _META = "io.modelcontextprotocol/"
-_CAPABILITIES_KEY = f"{_META}clientCapabilities"
+_CAPABILITIES_KEY, _LOG_LEVEL_KEY = f"{_META}clientCapabilities", f"{_META}logLevel"
 # A server that is told of these may end a call with a task; tasks are made by the site, of its own.
 _NOT_CARRIED = f"{_META}tasks"
 # What a question needs of the client, by its method.
@@ -33,8 +33,11 @@ def told(params: dict[str, Any], always: Mapping[str, Any], context: Context | N
     meta = {**always, **params.get("_meta", {})}
     if context is None:
         return {**params, "_meta": meta}
-    if context.client is not None and context.client.capabilities:
-        meta[_CAPABILITIES_KEY] = carried(context.client.capabilities)
+    if context.client is not None:
+        if context.client.capabilities:
+            meta[_CAPABILITIES_KEY] = carried(context.client.capabilities)
+        if context.client.log_level is not None:
+            meta[_LOG_LEVEL_KEY] = context.client.log_level
     return {**params, **(context.continuation or {}), "_meta": meta}
 
 

@@ -25,12 +25,12 @@ from tools.connectors.mcp_core import (
     McpTool,
     RpcError,
     SessionEnded,
-    declined,
     parsed,
     result_of,
     written,
 )
 from tools.connectors.mcp_process import Process, start
+from tools.connectors.mcp_turn import Turn, cancelled, declined, reporting
 from tools.egress import Egress
 
 logger = logging.getLogger("tools.connectors.mcp_stdio")
@@ -95,6 +95,10 @@ class Server:
         self._failures, self._not_before = 0, 0.0
         self._ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        # Of calls under way: who can be told and asked.
+        self._turns: dict[int, Turn] = {}
+        # Whether calls come one by one, so that whatever the server says is about the one under way.
+        self.is_leased = False
         # Calls that nobody waits for any more, whose answers may still come.
         self._late: dict[int, None] = {}
         self._unanswered = 0
@@ -186,7 +190,12 @@ class Server:
     # --- Messages -----------------------------------------------------------------------------------------------------
 
     async def exchange(
-        self, greeting: Greeting, method: str, params: dict[str, Any], tool: McpTool | None = None
+        self,
+        greeting: Greeting,
+        method: str,
+        params: dict[str, Any],
+        tool: McpTool | None = None,
+        turn: Turn | None = None,
     ) -> tuple[dict[str, Any], str | None]:
         """The result. Raises RpcError and ConnectorError. A call that is cancelled is cancelled at the server too."""
         process = self._process
@@ -197,11 +206,15 @@ class Server:
             raise ConnectorError("upstream_busy", said, sent=False)
         loop = asyncio.get_running_loop()
         identifier = next(self._ids)
+        if turn is not None:
+            params = reporting(turn, params, identifier)
         process.write(written({"jsonrpc": "2.0", "id": identifier, "method": method, "params": params}))
         self._used_at = loop.time()
         if not self._calls and not self._unanswered:
             self._heard_at = self._used_at
         self._calls[identifier] = future = loop.create_future()
+        if turn is not None:
+            self._turns[identifier] = turn
         try:
             return result_of(await future), None
         except asyncio.CancelledError:
@@ -209,6 +222,7 @@ class Server:
             raise
         finally:
             del self._calls[identifier]
+            self._turns.pop(identifier, None)
 
     async def notify(self, method: str, greeting: Greeting) -> None:
         """Send a notification."""
@@ -227,8 +241,7 @@ class Server:
         if len(self._late) > _MOST_LATE:
             del self._late[next(iter(self._late))]
         if method not in ("initialize", "server/discover"):  # These must not be cancelled.
-            params = {"requestId": identifier, "reason": "Nobody waits for the answer any more."}
-            self._say({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+            self._say(cancelled(identifier))
         self._unanswered += 1
         silent = asyncio.get_running_loop().time() - self._heard_at
         if self._unanswered >= _UNANSWERED and silent >= _SILENT_SECONDS:
@@ -248,11 +261,38 @@ class Server:
         if message is not None:
             self._heard_at, self._unanswered = asyncio.get_running_loop().time(), 0
             identifier = message.get("id")
-            if "method" in message and identifier is not None:
-                self._say(declined(message))
-            elif "method" not in message and type(identifier) is int and self._answer(identifier, message):
+            if "method" not in message:
+                if type(identifier) is int and self._answer(identifier, message):
+                    return
+            elif identifier is not None:
+                self._take_up(message)
+            elif self._hear(message):
                 return
         self._note_noise(len(line))
+
+    def _take_up(self, request: dict[str, Any]) -> None:
+        """Have the client asked, or say no: a server must not wait in vain."""
+        if self.is_leased and self._turns:
+            next(iter(self._turns.values())).answer(request, self._respond)
+        else:
+            self._say(declined(request))
+
+    async def _respond(self, response: dict[str, Any]) -> None:
+        self._say(response)
+
+    def _hear(self, message: dict[str, Any]) -> bool:
+        """Hand on what is told about a call. False when it is about none that somebody is told of.
+
+        Of all that is told over one pipe, progress alone says which call it is about.
+        """
+        params = message.get("params")
+        token = params.get("progressToken") if isinstance(params, dict) else None
+        if self.is_leased and self._turns:
+            token = next(iter(self._turns))
+        if type(token) is not int or (turn := self._turns.get(token)) is None:
+            return False
+        turn.hear(message, token)
+        return True
 
     def _answer(self, identifier: int, message: dict[str, Any]) -> bool:
         future = self._calls.get(identifier)
@@ -281,6 +321,9 @@ class McpStdioConnector(McpCore):
     description = "An MCP server that runs on this machine, over stdin and stdout; one of those in MCP_LAUNCHERS."
     Options = McpStdioOptions
     ToolSpec = McpTool
+    # Each is a process.
+    _most_leased = 4
+    _tells_apart = False
 
     def __init__(self, source: Source, egress: Egress) -> None:
         super().__init__(source, egress)
@@ -321,6 +364,12 @@ class McpStdioConnector(McpCore):
 
     def _note_turn(self, code: str, detail: dict[str, Any]) -> None:
         self.tell(code, detail)
+
+    def _leased(self, declares: dict[str, Any]) -> McpCore:
+        connector = super()._leased(declares)
+        assert isinstance(connector, McpStdioConnector)
+        connector._server.is_leased = True
+        return connector
 
     # --- Greeting -----------------------------------------------------------------------------------------------------
 
