@@ -6,27 +6,19 @@ import argparse
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-import orjson
-
 from bench.conformance import baseline, suite
+from bench.conformance.gateways import start_behind, start_upstream
 from bench.conformance.report import open_checks, table
 from bench.conformance.suite import LEGS, Check
 from bench.conformance.upstream.__main__ import ERAS
 from bench.processes import BenchError, Stage, free_port, python
-from mcpsite import env
 
-_ROOT = Path(__file__).resolve().parents[2]
-_WORKERS = 2
-_START_SECONDS = 180.0
-_LAUNCHER = "conformance"
 # How the site stands before its upstream unless something else is said, and what the legs of clients are filed under.
 _USUAL, _CLIENT = "http dual", "client"
 
@@ -60,42 +52,19 @@ def _legs(value: str) -> list[str]:
 
 
 def _start(stage: Stage, options: argparse.Namespace) -> str:
-    """The URL to test. Raises BenchError."""
-    upstream = python("bench.conformance.upstream", "--era", options.era)
-    if options.transport == "stdio" and not options.direct:
-        launchers = {_LAUNCHER: {"command": list(upstream), "env": {"PYTHONPATH": str(_ROOT)}}}
-        return _start_site(stage, "mcp-stdio", {"launcher": _LAUNCHER}, MCP_LAUNCHERS=orjson.dumps(launchers).decode())
-    port = free_port()
-    stage.start("upstream", *upstream, "--port", str(port))
-    stage.wait("upstream", port, 30)
-    url = f"http://localhost:{port}/mcp"
-    return url if options.direct else _start_site(stage, "mcp", {"url": url})
-
-
-def _start_site(stage: Stage, kind: str, options: Mapping[str, str], **variables: str) -> str:
-    """The URL of a proxy with a token before a new installation."""
-    port, proxy, data, ready = free_port(), free_port(), stage.folder / "data", stage.folder / "ready.json"
-    environment = env.for_child(
-        MCPSITE_DATA=str(data),
-        **dict.fromkeys(("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "SECRET_KEY", "ENCRYPTION_KEYS"), ""),
-        MCP_ALLOWED_ORIGINS=f"http://localhost:{proxy}",
-        **variables,
-    )
+    """The URL to test: of the upstream, or of a proxy with a token, whose gateways take turns. Raises BenchError."""
+    if options.direct:
+        return start_upstream(stage, options.era)
+    proxy = free_port()
+    origin = f"http://localhost:{proxy}"
+    gateways = start_behind(stage, options.transport, options.era, origin)
+    ports = map(str, gateways.ports)
     stage.start(
-        "site", sys.executable, str(_ROOT / "manage.py"), "up", "--data", str(data), "--no-demo",
-        "--workers", str(_WORKERS), "--port", str(port), "--ready-file", str(ready), environment=environment,
-    )  # fmt: skip
-    stage.wait("site", ready, _START_SECONDS)
-    command = python("bench.conformance.configure", "--kind", kind, "--options", orjson.dumps(options).decode())
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise BenchError(f"The site could not be configured:\n{done.stderr.strip()[-3000:]}")
-    token = orjson.loads(done.stdout.splitlines()[-1])["token"]
-    stage.start(
-        "proxy", *python("bench.conformance.authorizing", "--port", str(proxy), "--to", str(port), "--token", token)
+        "proxy",
+        *python("bench.conformance.authorizing", "--port", str(proxy), "--token", gateways.token, "--to", *ports),
     )
     stage.wait("proxy", proxy, 30)
-    return f"http://localhost:{proxy}/mcp"
+    return f"{origin}/mcp"
 
 
 def _run_all(stage: Stage, options: argparse.Namespace) -> dict[str, list[Check]]:
