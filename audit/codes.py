@@ -35,6 +35,7 @@ MEANINGS: Mapping[str, str] = {
     ),
     "ledger_unavailable": "the record could not be made durable, so nothing is answered (503)",
     "outcome_unknown": "the tool was called, and its outcome could not be recorded in time (503)",
+    "sessions_unavailable": "what needs the session of a client of an older revision, and Redis does not answer (503)",
     "policy_unavailable": "this process has no current policy, so nothing is allowed (503)",
     "internal_error": "the connector, or the site, failed in a way that nobody foresaw; the log says more",
     "egress_denied": "the address may not be reached: an egress rule is missing, or it is a metadata service",
@@ -132,6 +133,11 @@ MEANINGS: Mapping[str, str] = {
     "invalid_credentials": "wrong user name or password, an inactive user, or a service account (401)",
     "too_many_attempts": "too many wrong passwords; refused before the password is looked at (429)",
     "invalid_token": "a token that is unknown, expired or revoked (401); one record an address and minute says why",
+    "session_opened": (
+        "an MCP client of an older revision began a session with `initialize`; one record a minute for each token and "
+        "client, and `unrecorded_before` says how many had none"
+    ),
+    "session_ended": "it ended its session; recorded likewise. One that is not used any more ends without a record",
     "anchor_failed": "a sink of `LEDGER_ANCHORS` did not take a head; recorded at the first of several failures",
     "anchor_recovered": "the sink takes heads again",
     "head_behind": "a witness or an anchor holds a later head than the ledger: an older state was restored",

@@ -118,13 +118,18 @@ def discovered(message: Message) -> bytes:
     return wire.result_body(message.identifier, result)
 
 
-def initialized(message: Message) -> bytes:
-    """The handshake of the older revisions: the version asked for when it is known, else the newest of them."""
+def negotiated(message: Message) -> str:
+    """The older revision to be spoken: the one asked for when it is known, else the newest. Raises WireError."""
     asked = message.params.get("protocolVersion")
     if not isinstance(asked, str):
         raise WireError(wire.INVALID_PARAMS, "initialize needs a protocolVersion.", status=200)
-    version = asked if asked in wire.LEGACY else wire.LEGACY[0]
-    result = {"protocolVersion": version, "capabilities": _CAPABILITIES, "serverInfo": _SERVER}
+    return asked if asked in wire.LEGACY else wire.LEGACY[0]
+
+
+def initialized(message: Message, revision: str, *, in_session: bool) -> bytes:
+    """The answer to `initialize`. What needs a session is offered in one only."""
+    capabilities = _CAPABILITIES | ({"logging": {}} if in_session else {})
+    result = {"protocolVersion": revision, "capabilities": capabilities, "serverInfo": _SERVER}
     return wire.result_body(message.identifier, result)
 
 

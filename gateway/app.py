@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from django.conf import settings
 
 from access import policy
-from access.snapshot import Principal, Snapshot
+from access.snapshot import Snapshot
 from audit.configured import note_configuration
 from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
@@ -24,15 +24,20 @@ from gateway import answers, http, reads, states, wire
 from gateway.auth import Doorman
 from gateway.calls import Answer, Call, Pipeline, Refused
 from gateway.clients import peer_of
+from gateway.events import Events
 from gateway.feed import Feed
 from gateway.http import ASGIScope, Receive, Send
+from gateway.legacy import SESSION, Legacy
 from gateway.limits import Budgets
 from gateway.mail import Mail
 from gateway.meter import Meter
 from gateway.metrics import Metrics, read
+from gateway.questions import Questions
 from gateway.replies import CLIENT_LEFT, Reply, Streams
+from gateway.sessions import Sessions
 from gateway.sources import Connectors
 from gateway.tally import Reading
+from gateway.visits import Handler, Taker, Visit
 from gateway.wire import Message, WireError
 from keyring.keys import ring
 from tools.connectors.mcp_input import INPUT_REQUIRED
@@ -41,28 +46,6 @@ logger = logging.getLogger("gateway")
 
 # Methods that are calls: what was wrong with them is on record.
 _RECORDED = reads.METHODS | {"tools/call"}
-
-
-class Visit(NamedTuple):
-    """Who came, from where, and under which policy."""
-
-    snapshot: Snapshot
-    principal: Principal
-    toolset: str | None
-    headers: wire.Headers
-    address: str
-    request_id: str
-
-    def client(self, message: Message | None = None) -> str | None:
-        """The client's name: as it says in MCP, or else in HTTP."""
-        named = message.client if message else None
-        return named or self.headers.get(b"user-agent", b"").decode("latin-1")[:200] or None
-
-
-# Gives the HTTP status and the body of the answer. Raises WireError.
-Handler = Callable[[Message, Visit, Reply], Awaitable[tuple[int, bytes]]]
-# Takes a notification or a response, which is not answered.
-Taker = Callable[[Message, Visit], Awaitable[None]]
 
 
 class Gateway:
@@ -83,13 +66,17 @@ class Gateway:
         self.doorman = Doorman(conninfo, self.ledger)
         self.intake = http.Intake()
         self.streams = Streams()
+        self.sessions = Sessions(settings.REDIS_URL, self.budgets, self.mail)
+        self.events = Events(settings.REDIS_URL, self.mail)
+        self.questions = Questions(self.mail)
+        self.legacy = Legacy(self.sessions, self.events, self.questions, self.mail, self.ledger)
         # Of each era: what serves a method.
         self.methods: Mapping[bool, dict[str, Handler]] = {
             True: self._methods_of_both() | {"server/discover": self._discover},
-            False: self._methods_of_both() | {"initialize": self._initialize, "ping": self._ping},
+            False: self._methods_of_both() | self.legacy.methods | {"ping": self._ping},
         }
         # What takes what is not answered, by method; responses are under the empty one.
-        self.unanswered: dict[str, Taker] = {}
+        self.unanswered: dict[str, Taker] = dict(self.legacy.unanswered)
 
     def _methods_of_both(self) -> dict[str, Handler]:
         lists, read = dict.fromkeys(answers.LISTS, self._list), dict.fromkeys(reads.METHODS, self._read)
@@ -118,6 +105,8 @@ class Gateway:
         self.ledger.put(process_event("writer_stopped", self._program, writer_id=str(self.ledger.writer_id)))
         await self.ledger.stop()
         await self.connectors.close()
+        await self.sessions.close()
+        await self.events.close()
         await self.budgets.close()
         await self.metrics.stop()
 
@@ -140,7 +129,10 @@ class Gateway:
         reply = Reply(self.streams, scope, send, request_id)
         try:
             visit = self._admit(scope, request_id)
-            status, body = await self._serve(visit, scope, receive, reply)
+            if scope["method"] == "POST":
+                status, body = await self._serve(visit, scope, receive, reply)
+            else:
+                status, body = await self.legacy.serve(scope["method"], visit, reply)
         except asyncio.CancelledError:
             if reply.is_lost:
                 reply.close()
@@ -181,6 +173,8 @@ class Gateway:
                 # The body took its time, and the policy or the token did not wait for it.
                 visit = self._admit(scope, visit.request_id)
             message = wire.parse(body, visit.headers)
+            if SESSION in visit.headers:
+                message, visit = await self.legacy.bind(message, visit)
             return await self._answer(message, visit, reply)
         except WireError as error:
             if message is not None:
@@ -207,9 +201,6 @@ class Gateway:
 
     async def _discover(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
         return 200, answers.discovered(message)
-
-    async def _initialize(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
-        return 200, answers.initialized(message)
 
     async def _ping(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
         return 200, wire.result_body(message.identifier, {})

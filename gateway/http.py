@@ -41,7 +41,8 @@ def check(scope: ASGIScope, headers: Headers) -> None:
     if origin is not None and origin.decode("latin-1") not in settings.MCP_ALLOWED_ORIGINS:
         raise WireError(wire.INVALID_REQUEST, "Calls from this origin are not allowed.", status=403)
     if scope["method"] != "POST":
-        raise WireError(wire.INVALID_REQUEST, "Send messages with POST: there are no streams to open.", status=405)
+        _check_session_method(scope["method"], headers)
+        return
     if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
         raise WireError(wire.INVALID_REQUEST, "The body must be application/json.", status=415)
     if headers.get(b"content-encoding", b"identity") != b"identity":
@@ -49,6 +50,15 @@ def check(scope: ASGIScope, headers: Headers) -> None:
     accept = headers.get(b"accept", b"*/*")
     if b"application/json" not in accept and b"*/*" not in accept and b"application/*" not in accept:
         raise WireError(wire.INVALID_REQUEST, "The answer is application/json: accept it.", status=406)
+
+
+def _check_session_method(method: str, headers: Headers) -> None:
+    """GET and DELETE are for sessions, which only the older revisions have."""
+    version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+    if method not in ("GET", "DELETE") or (version and version not in wire.LEGACY):
+        raise WireError(wire.INVALID_REQUEST, "Send messages with POST: this revision has no sessions.", status=405)
+    if method == "GET" and b"text/event-stream" not in headers.get(b"accept", b""):
+        raise WireError(wire.INVALID_REQUEST, "GET opens an event stream: accept text/event-stream.", status=406)
 
 
 @lru_cache(64)

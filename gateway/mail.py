@@ -81,6 +81,14 @@ class Mail:
         self._deliver(kind, payload)
         await self._publish(_EVERYBODY, kind, payload)
 
+    async def hears(self, worker: str) -> bool:
+        """Whether a letter to that worker would be heard. Raises what Redis does when it is away."""
+        if worker == self.worker:
+            return True
+        channel = _channel(worker)
+        ((_, listeners),) = await self._redis.pubsub_numsub(channel)
+        return bool(listeners)
+
     async def _publish(self, channel: str, kind: str, payload: Payload) -> int:
         try:
             return int(await self._redis.publish(channel, orjson.dumps([self.worker, kind, payload])))

@@ -26,8 +26,8 @@ _HEADERS = (
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
-# In the place of a message: keeps the stream alive.
-_COMMENT = b""
+# In the place of a message and its id: keeps the stream alive.
+_COMMENT = (b"", "")
 # What is counted where a client left before its answer.
 CLIENT_LEFT = 499
 
@@ -47,6 +47,9 @@ class Connection(Protocol):
 
 class EventLog(Protocol):
     """Keeps the events of one stream, for a client that lost it."""
+
+    # Called when the client reads on elsewhere.
+    taken_over: Callable[[], None] | None
 
     async def add(self, data: bytes) -> str | None:
         """The id of the event, once it is kept; None when it could not be."""
@@ -95,8 +98,11 @@ class Reply:
     primes = False
     _task: asyncio.Task[Any] | None = None
     _writer: asyncio.Task[None] | None = None
-    _queue: list[bytes]
+    # Messages, and ids for those that have one already.
+    _queue: list[tuple[bytes, str]]
     _unwritten = 0
+    # More headers of the answer.
+    headers: list[tuple[bytes, bytes]] = []
 
     def __init__(self, streams: Streams, scope: ASGIScope, send: Send, request_id: str) -> None:
         self._streams, self._send, self._request_id = streams, send, request_id
@@ -137,15 +143,34 @@ class Reply:
         if not self.is_open:
             self.is_open, self._queue = True, []
             self._streams.add(self)
+            if self.log is not None:
+                self.log.taken_over = self._leave
             self._write_soon()
 
-    def event(self, message: dict[str, Any] | bytes) -> None:
-        """Send a message as an event. Never blocks: a client that leaves too much unread is left."""
+    def _leave(self) -> None:
+        """The client reads on elsewhere: what comes is kept, and not sent here."""
+        self.is_lost = True
+        if self._connection is not None:
+            self._connection.abort()
+
+    def prime(self, identifier: str) -> None:
+        """Tell the client from which id on it can ask for what it missed (MCP 2025-11-25)."""
+        self._put(b"", identifier)
+
+    async def drain(self) -> None:
+        """Wait until all that was to be sent is on its way."""
+        if self._writer is not None:
+            await self._writer
+
+    def event(self, message: dict[str, Any] | bytes, identifier: str = "") -> None:
+        """Send a message as an event, under the id that it has already, if it has one. Never blocks: a client that
+        leaves too much unread is left.
+        """
         data = message if isinstance(message, bytes) else orjson.dumps(message)
         self.open()
         if self.is_lost and (self.log is None or self._unwritten > _MOST_UNSENT):
             return
-        self._put(data)
+        self._put(data, identifier)
         if self._connection is not None and self._unwritten + self._connection.unsent() > _MOST_UNSENT:
             logger.info("the client of request %s does not read: its stream is closed", self._request_id)
             self._connection.abort()
@@ -153,7 +178,7 @@ class Reply:
     def keep_alive(self) -> None:
         """Write something that means nothing, unless the client has not even read what means something."""
         if self._writer is None and not self.is_lost:
-            self._put(_COMMENT)
+            self._put(*_COMMENT)
 
     async def finish(self, status: int, body: bytes, extra: list[tuple[bytes, bytes]]) -> int:
         """Send the result: the whole answer, or the last event. Returns the status that was sent."""
@@ -161,7 +186,7 @@ class Reply:
         if self._connection is not None:
             self._connection.when_lost = None
         if not self.is_open:
-            await respond(self._send, status, body, self._request_id, extra)
+            await respond(self._send, status, body, self._request_id, [*self.headers, *extra])
             return status
         self._streams.discard(self)
         if body:
@@ -181,8 +206,8 @@ class Reply:
 
     # --- Writing ------------------------------------------------------------------------------------------------------
 
-    def _put(self, data: bytes) -> None:
-        self._queue.append(data)
+    def _put(self, data: bytes, identifier: str = "") -> None:
+        self._queue.append((data, identifier))
         self._unwritten += len(data)
         self._write_soon()
 
@@ -197,8 +222,8 @@ class Reply:
                 await self._begin()
             while self._queue:
                 batch, self._queue = self._queue, []
-                await self._send_on(b"".join([await self._framed(data) for data in batch]))
-                self._unwritten -= sum(map(len, batch))
+                await self._send_on(b"".join([await self._framed(*each) for each in batch]))
+                self._unwritten -= sum(len(data) for data, _ in batch)
         finally:
             self._writer = None
 
@@ -207,14 +232,19 @@ class Reply:
         headers = [*_HEADERS, (b"x-request-id", self._request_id.encode())]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         if self.log is not None and self.primes and (identifier := await self.log.add(b"")):
-            await self._send_on(b"id: %b\nretry: %d\ndata:\n\n" % (identifier.encode(), _RETRY_MS))
+            await self._send_on(await self._framed(b"", identifier))
 
-    async def _framed(self, data: bytes) -> bytes:
-        if data == _COMMENT:
+    async def _framed(self, data: bytes, identifier: str) -> bytes:
+        if (data, identifier) == _COMMENT:
             return b":\n\n"
-        identifier = await self.log.add(data) if self.log is not None else None
+        if not data:
+            return b"id: %b\nretry: %d\ndata:\n\n" % (identifier.encode(), _RETRY_MS)
+        if not identifier and self.log is not None:
+            identifier = await self.log.add(data) or ""
         named = b"id: %b\n" % identifier.encode() if identifier else b""
         return b"%bevent: message\ndata: %b\n\n" % (named, data)
 
     async def _send_on(self, text: bytes) -> None:
+        if self.is_lost:
+            return
         await self._send({"type": "http.response.body", "body": text, "more_body": True})

@@ -364,6 +364,13 @@ MCP_MAX_BODY_BYTES = env.integer(
     minimum=1024,
     maximum=64 * 1024 * 1024,
 )
+MCP_SESSION_SECONDS = env.integer(
+    "MCP_SESSION_SECONDS",
+    "How long the session of an MCP client of an older revision lives after its last request.",
+    3_600,
+    minimum=60,
+    maximum=7 * 24 * 3_600,
+)
 MAX_RESULT_BYTES = env.integer(
     "MAX_RESULT_BYTES",
     "Largest answer that is taken from an upstream.",

@@ -121,6 +121,18 @@ async def gateway(company: Company, outside: FakeConnector) -> AsyncIterator[Gat
     await gateway.stop()
 
 
+@pytest.fixture
+async def other(gateway: Gateway, outside: FakeConnector) -> AsyncIterator[Gateway]:
+    """A second worker."""
+    other = Gateway(conninfo(connection.settings_dict))
+    other.connectors.of = lambda tool: outside  # type: ignore[method-assign]
+    other.pipeline._connector = other.connectors.of
+    await other.start()
+    await until(lambda: other.ready() and other.mail.is_listening and gateway.mail.is_listening)
+    yield other
+    await other.stop()
+
+
 @dataclass
 class Reply:
     """What came back over ASGI."""

@@ -57,6 +57,8 @@ class Kept:
         self.events.append(data)
         return str(len(self.events))
 
+    taken_over: Callable[[], None] | None = None
+
     async def end(self) -> None:
         self.ended = True
 

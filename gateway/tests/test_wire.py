@@ -214,10 +214,12 @@ async def test_mirrored_arguments_must_agree_with_their_headers(gateway: Gateway
     assert (await post(gateway, body, company.token, **headers)).error["code"] == -32020
 
 
-async def test_only_post_is_served(gateway: Gateway, company: Company) -> None:
-    for method in ("GET", "DELETE", "PUT"):
-        reply = await post(gateway, b"", company.token, method=method)
-        assert (reply.status, reply.headers["allow"]) == (405, "POST")
+@pytest.mark.parametrize(("method", "revision"), [("PUT", "-"), ("GET", "2026-07-28"), ("DELETE", "2026-07-28")])
+async def test_only_post_is_served_where_there_are_no_sessions(
+    gateway: Gateway, company: Company, method: str, revision: str
+) -> None:
+    reply = await post(gateway, b"", company.token, method=method, mcp_protocol_version=revision)
+    assert (reply.status, reply.headers["allow"]) == (405, "POST")
 
 
 async def test_a_body_over_the_limit_is_refused_whatever_its_length_header_says(

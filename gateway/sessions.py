@@ -1,0 +1,213 @@
+"""Sessions of clients of the older revisions, in Redis: whichever worker a request reaches knows what was agreed.
+
+A session never authenticates: the bearer does, with each request. It is bound to its user; to others it looks as if it
+had ended. Requests of one turn of the event loop ask Redis together, which costs a third of asking one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+import redis.asyncio
+from django.conf import settings
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import WatchError
+
+from access.snapshot import Principal
+from gateway.limits import Budgets
+from gateway.mail import AWAY, Mail
+
+logger = logging.getLogger("gateway.sessions")
+
+_ID = re.compile("[0-9a-f]{32}")
+# A session that was opened and never used needs not be kept as long as others.
+_UNUSED_SECONDS = 300
+_MOST_BYTES = 16 * 1024
+_TIMEOUT_SECONDS = 0.25
+_AWAY_SECONDS = 2.0
+_BATCH = 256
+# The letter that tells all workers of it.
+ENDED = "sessions.ended"
+
+
+class SessionsAway(Exception):
+    """Redis does not answer, so that nothing is known of any session."""
+
+
+class TooLarge(Exception):
+    """What the client declared of itself is more than is kept."""
+
+
+class Session(NamedTuple):
+    """What was agreed with a client, and what it wants since."""
+
+    id: str
+    user_id: int
+    # The public part of the token that began it.
+    token: str
+    revision: str
+    client: str | None
+    capabilities: Mapping[str, Any]
+    # The least level of log messages that the client wants; None: it did not say.
+    log_level: str | None = None
+    # URIs of resources whose changes it wants to hear of.
+    subscribed: tuple[str, ...] = ()
+
+
+class Sessions:
+    """Opens, finds, changes and ends sessions. One for each process."""
+
+    def __init__(self, url: str, budgets: Budgets, mail: Mail) -> None:
+        self._budgets, self._mail = budgets, mail
+        self._waiting: list[tuple[str, asyncio.Future[bytes | None]]] = []
+        self._asking: asyncio.Task[None] | None = None
+        self._away_until = 0.0
+        self._redis = redis.asyncio.from_url(
+            url,
+            socket_timeout=_TIMEOUT_SECONDS,
+            socket_connect_timeout=_TIMEOUT_SECONDS,
+            max_connections=8,
+            # Nothing here does harm when it is done twice, and a pooled connection may have been closed meanwhile.
+            retry=Retry(NoBackoff(), 1),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def open(
+        self, principal: Principal, revision: str, client: str | None, capabilities: Mapping[str, Any]
+    ) -> Session | None:
+        """A new session of the principal. None when it opens more of them than it may call tools, or Redis is away: it
+        is served without one then. Raises TooLarge.
+        """
+        session = Session(secrets.token_hex(16), principal.user_id, principal.token, revision, client, capabilities)
+        packed = _packed(session)
+        if len(packed) > _MOST_BYTES:
+            raise TooLarge(f"capabilities and clientInfo may have {_MOST_BYTES} bytes together.")
+        if await self._budgets.spend(principal.user_id, "session", settings.CALLS_PER_MINUTE):
+            return None
+        try:
+            await self._redis.set(_key(session.id), packed, ex=_UNUSED_SECONDS)
+        except AWAY as error:
+            self._note_away(error)
+            return None
+        return session
+
+    async def find(self, identifier: str, user_id: int) -> Session | None:
+        """The session, which lives on from now; None when it has ended or is not the user's. Raises SessionsAway."""
+        if _ID.fullmatch(identifier) is None:
+            return None
+        if time.monotonic() < self._away_until:
+            raise SessionsAway
+        found = await self._ask(identifier)
+        if found is None:
+            return None
+        session = _unpacked(identifier, found)
+        return session if session.user_id == user_id else None
+
+    async def change(self, session: Session, **fields: Any) -> Session | None:
+        """The session with these fields changed, for all workers; None when it has ended. Raises SessionsAway."""
+        key = _key(session.id)
+        try:
+            async with self._redis.pipeline() as pipeline:
+                while True:
+                    await pipeline.watch(key)
+                    found = await pipeline.get(key)
+                    if found is None:
+                        return None
+                    changed = _unpacked(session.id, found)._replace(**fields)
+                    pipeline.multi()  # type: ignore[no-untyped-call]
+                    pipeline.set(key, _packed(changed), keepttl=True)
+                    try:
+                        await pipeline.execute()
+                        return changed
+                    except WatchError:
+                        continue
+        except AWAY as error:
+            raise self._note_away(error) from error
+
+    async def end(self, session: Session) -> None:
+        """End it for all workers, and have them close its streams. Raises SessionsAway."""
+        try:
+            await self._redis.delete(_key(session.id))
+        except AWAY as error:
+            raise self._note_away(error) from error
+        await self._mail.broadcast(ENDED, {"session": session.id})
+
+    async def number(self, session: Session) -> int:
+        """A number that is larger than those before it, of whatever worker: the reader of a stream with the largest is
+        the newest. Raises SessionsAway.
+        """
+        key = f"mcpsite:reading:{session.id}"
+        try:
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.incr(key)
+            pipeline.expire(key, 2 * settings.MCP_SESSION_SECONDS)
+            number, _ = await pipeline.execute()
+        except AWAY as error:
+            raise self._note_away(error) from error
+        return int(number)
+
+    # --- Asking Redis -------------------------------------------------------------------------------------------------
+
+    def _ask(self, identifier: str) -> asyncio.Future[bytes | None]:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes | None] = loop.create_future()
+        self._waiting.append((identifier, answer))
+        if self._asking is None:
+            self._asking = loop.create_task(self._ask_all())
+        return answer
+
+    async def _ask_all(self) -> None:
+        """Ask for all that wait, together; who comes meanwhile is of the next round."""
+        try:
+            await asyncio.sleep(0)  # the others of this turn
+            while self._waiting:
+                asked, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+                await self._ask_for(asked)
+        finally:
+            self._asking = None
+
+    async def _ask_for(self, asked: list[tuple[str, asyncio.Future[bytes | None]]]) -> None:
+        try:
+            pipeline = self._redis.pipeline(transaction=False)
+            for identifier, _ in asked:
+                pipeline.execute_command("GETEX", _key(identifier), "EX", settings.MCP_SESSION_SECONDS)
+            found = await pipeline.execute()
+        except AWAY as error:
+            self._note_away(error)
+            for _, answer in asked:
+                if not answer.done():
+                    answer.set_exception(SessionsAway(str(error)))
+            return
+        for (_, answer), value in zip(asked, found, strict=True):
+            if not answer.done():
+                answer.set_result(value)
+
+    def _note_away(self, error: BaseException) -> SessionsAway:
+        if time.monotonic() >= self._away_until:
+            logger.warning("Redis is away, clients of older revisions are served without their sessions: %s", error)
+        self._away_until = time.monotonic() + _AWAY_SECONDS
+        return SessionsAway(str(error))
+
+
+def _key(identifier: str) -> str:
+    return f"mcpsite:session:{identifier}"
+
+
+def _packed(session: Session) -> bytes:
+    return orjson.dumps(session[1:])
+
+
+def _unpacked(identifier: str, packed: bytes | str) -> Session:
+    user_id, token, revision, client, capabilities, log_level, subscribed = orjson.loads(packed)
+    return Session(identifier, user_id, token, revision, client, capabilities, log_level, tuple(subscribed))

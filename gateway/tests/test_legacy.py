@@ -1,0 +1,220 @@
+"""Sessions of the older revisions, at two gateways on one Redis: what one began, the other goes on with."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import pytest
+
+from access import tokens
+from gateway import wire
+from gateway.app import Gateway
+from gateway.replies import Reply as Answer
+from gateway.sessions import Sessions
+from gateway.tests.conftest import Company, call, in_thread, make_user, post, records, until
+from gateway.tests.old_clients import PING, begin, initialize
+from gateway.visits import Visit
+from gateway.wire import Message
+
+NOWHERE = "redis://127.0.0.1:1/0"
+LEGACY = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+
+
+async def stranger(company: Company) -> str:
+    """The token of somebody else with the same role."""
+
+    def make() -> str:
+        user = make_user("stan", company.role)
+        return tokens.issue(user, name="test", scopes=["tools"])[1]
+
+    return await in_thread(make)
+
+
+# --- Sessions --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", LEGACY)
+async def test_what_one_worker_began_the_other_goes_on_with_until_it_is_ended(
+    gateway: Gateway, other: Gateway, company: Company, version: str
+) -> None:
+    session = await begin(gateway, company.token, version)
+    assert all(0x21 <= ord(char) <= 0x7E for char in session)
+    headers = {"mcp_session_id": session, "mcp_protocol_version": version}
+    notified = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    assert (await post(other, notified, company.token, **headers)).status == 202
+    assert (await post(other, PING, company.token, mcp_session_id=session)).result == {}
+    assert (await post(gateway, b"", company.token, method="DELETE", **headers)).status == 200
+    for each in (gateway, other):
+        gone = await post(each, PING, company.token, **headers)
+        assert (gone.status, gone.json["id"]) == (404, 1)
+        assert (await post(each, b"", company.token, method="DELETE", **headers)).status == 404
+
+
+async def test_the_session_of_another_user_looks_as_if_it_had_ended(gateway: Gateway, company: Company) -> None:
+    session = await begin(gateway, company.token)
+    token = await stranger(company)
+    await until(lambda: gateway.feed.snapshot and any(m.username == "stan" for m in members(gateway)))
+    theirs = await post(gateway, PING, token, mcp_session_id=session)
+    unknown = await post(gateway, PING, token, mcp_session_id="0" * 32)
+    assert (theirs.status, theirs.json) == (unknown.status, unknown.json) == (404, theirs.json)
+    assert (await post(gateway, b"", token, method="DELETE", mcp_session_id=session)).status == 404
+    assert (await post(gateway, PING, company.token, mcp_session_id=session)).status == 200
+
+
+def members(gateway: Gateway) -> list[Any]:
+    assert gateway.feed.snapshot is not None
+    return list(gateway.feed.snapshot.members.values())
+
+
+async def test_what_is_no_id_of_ours_is_no_session(gateway: Gateway, company: Company) -> None:
+    for session in ("", "x", "0" * 31, "0" * 33, "*" * 32, "é" * 32, "A" * 32):
+        assert (await post(gateway, PING, company.token, mcp_session_id=session)).status == 404
+
+
+async def test_a_request_without_a_session_is_served_without_one(gateway: Gateway, company: Company) -> None:
+    await begin(gateway, company.token)
+    assert (await post(gateway, PING, company.token)).result == {}
+
+
+async def test_what_makes_no_sense_without_a_session_needs_one(gateway: Gateway, company: Company) -> None:
+    for method, body in (("GET", b""), ("DELETE", b""), ("POST", b'{"jsonrpc":"2.0","id":"x.1","result":{}}')):
+        assert (await post(gateway, body, company.token, method=method)).status == 400
+
+
+async def test_a_session_is_of_one_revision(gateway: Gateway, company: Company) -> None:
+    session = await begin(gateway, company.token, "2025-06-18")
+    wrong = await post(gateway, PING, company.token, mcp_session_id=session, mcp_protocol_version="2025-11-25")
+    assert wrong.status == 400
+    assert "2025-06-18" in wrong.error["message"]
+
+
+async def test_the_modern_era_has_no_sessions(gateway: Gateway, company: Company) -> None:
+    reply = await call(gateway, company.token, "echo")
+    assert "mcp-session-id" not in reply.headers
+    body = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "1999-01-01"}}
+    assert "mcp-session-id" in (await post(gateway, body, company.token)).headers
+
+
+async def test_a_session_lives_on_by_being_used_and_ends_by_itself(gateway: Gateway, company: Company) -> None:
+    redis, key = gateway.sessions._redis, f"mcpsite:session:{await begin(gateway, company.token)}"
+    assert 0 < await redis.ttl(key) <= 300
+    await post(gateway, PING, company.token, mcp_session_id=key.rpartition(":")[2])
+    assert 3_590 < await redis.ttl(key) <= 3_600
+
+
+async def test_requests_of_one_turn_ask_redis_together(gateway: Gateway, company: Company) -> None:
+    sessions = [await begin(gateway, company.token) for _ in range(3)]
+    before = (await gateway.sessions._redis.info("commandstats"))["cmdstat_getex"]["calls"]
+    rounds = 0
+    ask = gateway.sessions._ask_for
+
+    async def counted(asked: Any) -> None:
+        nonlocal rounds
+        rounds += 1
+        await ask(asked)
+
+    gateway.sessions._ask_for = counted  # type: ignore[method-assign]
+    found = await asyncio.gather(*(gateway.sessions.find(each, company.user.pk) for each in [*sessions, "0" * 32]))
+    assert [each and each.id for each in found] == [*sessions, None]
+    assert rounds == 1
+    assert (await gateway.sessions._redis.info("commandstats"))["cmdstat_getex"]["calls"] == before + 4
+
+
+async def test_who_begins_too_many_sessions_is_served_without_one(
+    gateway: Gateway, company: Company, settings: Any
+) -> None:
+    settings.CALLS_PER_MINUTE = 2
+    replies = [await initialize(gateway, company.token) for _ in range(4)]
+    assert all(reply.result["protocolVersion"] == "2025-11-25" for reply in replies)
+    assert ["mcp-session-id" in reply.headers for reply in replies] == [True, True, False, False]
+    assert ["logging" in reply.result["capabilities"] for reply in replies] == [True, True, False, False]
+
+
+async def test_capabilities_that_cannot_be_kept_are_refused(gateway: Gateway, company: Company) -> None:
+    too_many: list[Any] = [[], "x", {"experimental": {"x": "y" * 20_000}}]
+    for capabilities in too_many:
+        assert (await initialize(gateway, company.token, capabilities=capabilities)).error["code"] == -32602
+
+
+async def test_the_client_and_its_capabilities_are_those_of_the_session(gateway: Gateway, company: Company) -> None:
+    info = {"name": "Desk", "version": "7"}
+    session = await begin(gateway, company.token, clientInfo=info, capabilities={"sampling": {}, "roots": {}})
+    seen: list[Visit] = []
+
+    async def look(message: Message, visit: Visit, reply: Answer) -> tuple[int, bytes]:
+        seen.append(visit)
+        assert message.capabilities == {"sampling": {}, "roots": {}}
+        return 200, wire.result_body(message.identifier, {})
+
+    gateway.methods[False]["ping"] = look
+    await post(gateway, PING, company.token, mcp_session_id=session)
+    assert seen[0].session is not None
+    assert seen[0].session.revision == "2025-11-25"
+    params = {"name": "echo", "arguments": {"text": "hello"}}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    (record,) = await records(await post(gateway, body, company.token, mcp_session_id=session))
+    assert record.client == "Desk 7"
+
+
+async def test_sessions_are_on_record_and_cannot_flood_it(gateway: Gateway, company: Company) -> None:
+    sessions = [await begin(gateway, company.token, capabilities={"roots": {}}) for _ in range(5)]
+    for session in sessions:
+        await post(gateway, b"", company.token, method="DELETE", mcp_session_id=session)
+    await until(lambda: not gateway.ledger._waiting and not gateway.ledger._in_flight)
+    for code in ("session_opened", "session_ended"):
+        (record,) = await records(code=code, object_id=sessions[0])
+        assert (record.actor, record.token, record.client) == ("carla", company.token[:12], "t 1")
+        assert orjson.loads(record.detail or "") == {"revision": "2025-11-25", "capabilities": ["roots"]}
+    assert not await records(object_id__in=sessions[1:])
+
+
+# --- Levels of logging -----------------------------------------------------------------------------------------------
+
+
+async def test_the_level_of_logging_is_known_to_all_workers(gateway: Gateway, other: Gateway, company: Company) -> None:
+    session = await begin(gateway, company.token)
+    body = {"jsonrpc": "2.0", "id": 1, "method": "logging/setLevel", "params": {"level": "warning"}}
+    assert (await post(gateway, body, company.token, mcp_session_id=session)).result == {}
+    found = await other.sessions.find(session, company.user.pk)
+    assert found is not None
+    assert found.log_level == "warning"
+    wrong = {**body, "params": {"level": "loud"}}
+    assert (await post(gateway, wrong, company.token, mcp_session_id=session)).error["code"] == -32602
+    assert (await post(gateway, body, company.token)).status == 400
+
+
+async def test_changes_at_the_same_time_do_not_undo_each_other(
+    gateway: Gateway, other: Gateway, company: Company
+) -> None:
+    session = await gateway.sessions.find(await begin(gateway, company.token), company.user.pk)
+    assert session is not None
+    await asyncio.gather(
+        gateway.sessions.change(session, log_level="error"), other.sessions.change(session, subscribed=("a://b",))
+    )
+    found = await gateway.sessions.find(session.id, company.user.pk)
+    assert found is not None
+    assert (found.log_level, found.subscribed) == ("error", ("a://b",))
+    await gateway.sessions.end(session)
+    assert await other.sessions.change(session, log_level="info") is None
+    assert await other.sessions.find(session.id, company.user.pk) is None
+
+
+# --- Without Redis ---------------------------------------------------------------------------------------------------
+
+
+async def test_without_redis_plain_requests_go_on_and_what_needs_a_session_waits(
+    gateway: Gateway, company: Company
+) -> None:
+    session = await begin(gateway, company.token)
+    away = Sessions(NOWHERE, gateway.budgets, gateway.mail)
+    gateway.legacy._sessions = away
+    assert (await post(gateway, PING, company.token, mcp_session_id=session)).result == {}
+    assert "mcp-session-id" not in (await initialize(gateway, company.token)).headers
+    level = {"jsonrpc": "2.0", "id": 1, "method": "logging/setLevel", "params": {"level": "info"}}
+    for method, body in (("GET", b""), ("DELETE", b""), ("POST", orjson.dumps(level))):
+        reply = await post(gateway, body, company.token, method=method, mcp_session_id=session)
+        assert (reply.status, reply.error["data"]["mcpsite/code"]) == (503, "sessions_unavailable")
+        assert reply.headers["retry-after"]
+    await away.close()
