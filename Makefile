@@ -15,7 +15,7 @@ CONFORMANCE := bench/conformance
 run: .venv/.installed
 	@exec $(BIN)/python manage.py up $(ARGS)
 
-test: programs .venv/.installed-dev $(CLIENTS)/node_modules/.installed .venv-mcp1/.installed
+test: programs .venv/.installed-dev $(CLIENTS)/node_modules/.installed .venv-mcp1/.installed .venv-fastmcp/.installed
 ifeq ($(ARGS)$(DATABASE_URL)$(REDIS_URL),)
 	@$(MAKE) --no-print-directory --jobs=2 test-first test-rest
 else
@@ -52,6 +52,7 @@ lock: .venv/.installed-dev
 	$(PIP_COMPILE) --output-file=requirements.lock requirements.txt
 	$(PIP_COMPILE) --output-file=requirements-dev.lock requirements-dev.txt
 	$(PIP_COMPILE) --output-file=$(CLIENTS)/requirements-python1.lock $(CLIENTS)/requirements-python1.txt
+	$(PIP_COMPILE) --output-file=$(CLIENTS)/requirements-fastmcp.lock $(CLIENTS)/requirements-fastmcp.txt
 
 bench: .venv/.installed-dev
 	@exec $(BIN)/python -m bench $(ARGS)
@@ -103,7 +104,9 @@ programs:
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $* ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
-.venv-mcp1/.installed: $(CLIENTS)/requirements-python1.lock | $(BIN)/python
-	$(BIN)/python -m venv .venv-mcp1
-	.venv-mcp1/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement $<
+.venv-mcp1/.installed: $(CLIENTS)/requirements-python1.lock
+.venv-fastmcp/.installed: $(CLIENTS)/requirements-fastmcp.lock
+.venv-mcp1/.installed .venv-fastmcp/.installed: | $(BIN)/python
+	$(BIN)/python -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement $<
 	@touch $@

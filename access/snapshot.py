@@ -120,6 +120,8 @@ class Snapshot:
     # When data keys were last destroyed: writers make new ones then.
     erased_at: datetime | None = None
     offered: OfferedPolicy = field(default_factory=OfferedPolicy)
+    # Data sources that could not be reached when they were last checked: what they offer is what they offered before.
+    silent: frozenset[uuid.UUID] = frozenset()
     # For calls of tools that there are not.
     recording: Recording | None = None
     lists: dict[object, Any] = field(default_factory=dict)
@@ -154,6 +156,7 @@ def _load(before: Snapshot | None, key: bytes) -> Snapshot:
         toolsets={name: frozenset(chosen) for name, chosen in catalogue.toolsets.values()},
         grants=compiled(grants, catalogue),
         offered=load_offered(sources, grants, key),
+        silent=frozenset(DataSource.objects.filter(check_ok=False).values_list("pk", flat=True)),
         members=members,
         tokens=_tokens(members),
         ended_sessions=frozenset(RevokedSession.objects.values_list("sid", flat=True)),

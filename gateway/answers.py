@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Sequence, Set
 from typing import Any
 
 import orjson
@@ -34,6 +36,9 @@ _KINDS: tuple[Kind, ...] = ("tool", "prompt", "resource", "template")
 _LIST_TTL_MS = 5_000
 _PAGE = 1_000
 _RECORD, _CALL, CODE = f"{OURS}record", f"{OURS}call", f"{OURS}code"
+# Names and URIs of a list whose server did not answer lately.
+_LAST_KNOWN = f"{OURS}last_known"
+Silent = Set[uuid.UUID]
 
 
 # --- Lists -----------------------------------------------------------------------------------------------------------
@@ -75,20 +80,25 @@ def _pages_for(snapshot: Snapshot, principal: Principal, toolset: str | None, me
     key = (*_key(principal, toolset), kind, message.modern)
     pages: list[bytes] | None = snapshot.lists.get(key)
     if pages is None:
-        definitions = [entry.definition for entry in _visible(snapshot, principal, toolset, kind)]
-        pages = snapshot.lists[key] = _pages(definitions, name, message.modern)
+        entries = _visible(snapshot, principal, toolset, kind)
+        pages = snapshot.lists[key] = _pages(entries, name, message.modern, snapshot.silent)
     return pages
 
 
-def _pages(definitions: list[bytes], name: bytes, modern: bool) -> list[bytes]:
+def _pages(entries: Sequence[ToolEntry | OfferedEntry], name: bytes, modern: bool, silent: Silent) -> list[bytes]:
     pages = []
-    for start in range(0, max(1, len(definitions)), _PAGE):
-        body = b'{"' + name + b'":[' + b",".join(definitions[start : start + _PAGE]) + b"]"
-        if start + _PAGE < len(definitions):
+    for start in range(0, max(1, len(entries)), _PAGE):
+        page = entries[start : start + _PAGE]
+        body = b'{"' + name + b'":[' + b",".join([entry.definition for entry in page]) + b"]"
+        if start + _PAGE < len(entries):
             body += b',"nextCursor":"%d"' % (start // _PAGE + 1)
+        meta: dict[str, Any] = {wire.SERVER_INFO_KEY: _SERVER} if modern else {}
+        if known := [entry.name for entry in page if entry.source.source.id in silent]:
+            meta[_LAST_KNOWN] = known
         if modern:
-            body += b',"resultType":"complete","ttlMs":%d,"cacheScope":"private","_meta":' % _LIST_TTL_MS
-            body += orjson.dumps({wire.SERVER_INFO_KEY: _SERVER})
+            body += b',"resultType":"complete","ttlMs":%d,"cacheScope":"private"' % _LIST_TTL_MS
+        if meta:
+            body += b',"_meta":' + orjson.dumps(meta)
         pages.append(body + b"}")
     return pages
 

@@ -11,7 +11,7 @@ from django.contrib import admin, messages
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied
 from django.db import models
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
@@ -30,10 +30,11 @@ from audit.doors import RecordedAdmin
 from audit.theme import BaseTabularInline, action, badge, code_block, display, mono
 from tools import clients, source_admin  # noqa: F401 - registers its own model
 from tools.connectors.registry import kinds
+from tools.counting import OF_TOOLSETS, Counted
 from tools.definitions import DefinitionRefused, publish
 from tools.forms import declared_fields, recorded_fields, tool_form
 from tools.models import DataSource, EgressRule, Tool, Toolset, ToolVersion
-from tools.offered_admin import TagForm
+from tools.offered_admin import SILENT, TagForm
 from tools.recording_form import RECORDED_TITLE, recording_example
 
 EFFECT_COLOURS = {Tool.Effect.READ: "green", Tool.Effect.WRITE: "orange", Tool.Effect.DESTRUCTIVE: "red"}
@@ -224,6 +225,8 @@ class ToolAdmin(BulkAdmin):
         """On, off, or off with its source."""
         if not tool.source.enabled:
             return badge("Source off", "grey")
+        if tool.enabled and tool.source.check_ok is False:
+            return badge("Last known", "orange", SILENT)
         return badge("On", "green") if tool.enabled else badge("Off", "grey")
 
     @display(description="Tags")
@@ -265,10 +268,10 @@ def definition_of(tool: Tool) -> dict[str, Any]:
 
 
 @admin.register(Toolset)
-class ToolsetAdmin(RecordedAdmin):
+class ToolsetAdmin(Counted, RecordedAdmin):
     """Toolsets: a selection of tools, prompts and resources with an endpoint of its own."""
 
-    list_display = ("name", "title", "endpoint", "how_many_tools", "updated_at")
+    list_display = ("name", "title", "endpoint", *Counted.columns, "updated_at")
     search_fields = ("name", "title", "description")
     filter_horizontal = ("tools", "prompts", "resources")
     actions_detail = ("connect",)
@@ -277,12 +280,12 @@ class ToolsetAdmin(RecordedAdmin):
     history_of = ("access.Grant",)
     empty_icon = "category"
     empty_title = "No toolsets yet"
-    empty_text = "A toolset groups tools so that they can be granted as one, and serves them at an address of its own."
+    empty_text = "A toolset groups tools, prompts and resources: granted as one, served at an address of its own."
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Toolset]:
-        """With the number of tools."""
+        """With the number of what it selects."""
         rows: QuerySet[Toolset] = super().get_queryset(request)
-        return rows.annotate(how_many=Count("tools"))
+        return rows.annotate(**OF_TOOLSETS)
 
     @action(description="Connect a client", permissions=["view"], icon="cable")
     def connect(self, request: HttpRequest, object_id: str) -> HttpResponse:
@@ -304,11 +307,6 @@ class ToolsetAdmin(RecordedAdmin):
     def endpoint(self, toolset: Toolset) -> SafeString | str:
         """Where MCP clients find it."""
         return mono(clients.endpoint(toolset.name)) if toolset.name else "-"
-
-    @display(description="Tools", ordering="how_many")
-    def how_many_tools(self, toolset: Any) -> int:
-        """How many tools it has."""
-        return int(toolset.how_many)
 
 
 @admin.register(EgressRule)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import orjson
-from django.core.exceptions import ValidationError
 
-from tools.connectors.base import Offer
+from tools.connectors.base import Kind, Offer
 from tools.definitions import DefinitionRefused, named
-from tools.models import DataSource, Offered, Prompt, Resource, tool_name
+from tools.models import DataSource, Offered, Prompt, Resource
+from tools.names import free_name
 from tools.outcome import SyncOutcome, printable
-from tools.templates import is_uri, pattern_of
+from tools.templates import is_uri, pattern_of, shape_of
 
 _LARGEST = 256 * 1024
 _LONGEST_SOURCE_NAME = 128
@@ -50,20 +50,21 @@ def _take(offers: list[Offer], known: dict[str, T], make: Callable[[Offer], T], 
         if name not in times and not row.missing:
             row.missing = True
             row.save(update_fields=["missing", "updated_at"])
-            outcome.missing.append(str(row))
+            outcome.missing.append(f"{_kind_of(row)} {printable(name)}")
+
+
+def _kind_of(row: Offered) -> Kind:
+    if isinstance(row, Resource):
+        return "template" if row.is_template else "resource"
+    return "prompt"
 
 
 def _prompt(row: DataSource, offer: Offer, known: Prompt | None) -> Prompt:
     if known is not None:
         return known
-    name = row.prefix + offer.name
-    try:
-        tool_name(name)
-    except ValidationError as error:
-        said = f"The name {printable(name)!r} cannot be used: 1 to 64 letters, digits, _ and -."
-        raise DefinitionRefused(said) from error
-    if len(offer.name) > _LONGEST_SOURCE_NAME or Prompt.objects.filter(name=name).exists():
-        raise DefinitionRefused(f"There is another prompt named {name!r}: give this data source a prefix.")
+    if len(offer.name) > _LONGEST_SOURCE_NAME:
+        raise DefinitionRefused(f"Its name has more than {_LONGEST_SOURCE_NAME} characters.")
+    name = free_name(row, offer.name, Prompt)
     return Prompt(source=row, name=name, source_name=offer.name)
 
 
@@ -76,11 +77,20 @@ def _resource(row: DataSource, offer: Offer, known: Resource | None) -> Resource
     if known is not None:
         known.is_template = is_template
         return known
-    other = Resource.objects.filter(uri=offer.name).select_related("source").first()
-    if other is not None:
-        said = f"The data source {other.source} offers this URI already: it can lead to one of them only."
-        raise DefinitionRefused(said)
+    if other := _other(row, offer.name, is_template):
+        what = "this URI already" if other.uri == offer.name else f"{other.uri}, which leads to the same URIs"
+        said = f"The data source {other.source} offers {what}: a URI leads to one of them only."
+        raise DefinitionRefused(f"{said} If it is to be this one, delete the other, and synchronise again.")
     return Resource(source=row, uri=offer.name, is_template=is_template)
+
+
+def _other(row: DataSource, uri: str, is_template: bool) -> Resource | None:
+    """What leads to the same URIs already: the same one, or of a template one that differs in its placeholders only."""
+    found = Resource.objects.filter(uri=uri).select_related("source").first()
+    if found is not None or not is_template:
+        return found
+    others = Resource.objects.filter(is_template=True).exclude(source=row).select_related("source")
+    return next((each for each in others if shape_of(each.uri) == shape_of(uri)), None)
 
 
 def _save(row: Offered, offer: Offer) -> str:

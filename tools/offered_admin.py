@@ -18,6 +18,8 @@ from audit.bulk import BulkAdmin, bulk_action
 from audit.theme import badge, code_block, display, mono
 from tools.models import Offered, Prompt, Resource, tag
 
+SILENT = "Its data source did not answer when it was last checked: this is what it offered before. Lists still have it."
+
 
 class TagForm(forms.Form):
     """Which tag."""
@@ -65,6 +67,8 @@ class OfferedAdmin(BulkAdmin):
             return badge("No longer offered", "orange")
         if not offered.source.enabled:
             return badge("Source off", "grey")
+        if offered.enabled and offered.source.check_ok is False:
+            return badge("Last known", "orange", SILENT)
         return badge("On", "green") if offered.enabled else badge("Off", "grey")
 
     @display(description="Tags")
@@ -110,15 +114,20 @@ class PromptAdmin(OfferedAdmin):
 class ResourceAdmin(OfferedAdmin):
     """Resources of upstream MCP servers, and templates of them."""
 
-    list_display = ("uri", "title", "is_template", "state", "source", "tag_list", "updated_at")
+    list_display = ("uri", "title", "kind", "state", "source", "tag_list", "updated_at")
     list_filter: ClassVar[Any] = (*OfferedAdmin.list_filter, ("is_template", BooleanRadioFilter))
     search_fields = ("uri", "tags", "source__name", "definition")
     ordering = ("uri",)
-    readonly_fields = ("uri", "source", "is_template", "state", "shown_definition", "print", "updated_at")
+    readonly_fields = ("uri", "source", "kind", "state", "shown_definition", "print", "updated_at")
     fieldsets = (
-        ("Resource", {"fields": ("uri", "source", "is_template", "state", "enabled", "tags")}),
+        ("Resource", {"fields": ("uri", "kind", "source", "state", "enabled", "tags")}),
         ("What clients see", {"fields": ("shown_definition", "print", "updated_at")}),
     )
     empty_icon = "description"
     empty_title = "No resources yet"
     empty_text = "Resources come from synchronising an MCP server that offers some."
+
+    @display(description="Kind", ordering="is_template")
+    def kind(self, resource: Resource) -> SafeString:
+        """One, or a template of many."""
+        return badge("Template", "blue") if resource.is_template else badge("Resource", "grey")

@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class SyncOutcome:
-    """The names of the tools by what became of them. `refused` says why for each."""
+    """What is offered, by what became of it: tools by name, others as `prompt NAME`. `refused` says why for each."""
 
     created: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
@@ -31,7 +31,7 @@ class SyncOutcome:
         }
         said = ", ".join(f"{len(names)} {word}" for word, names in counts.items() if names)
         refused = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
-        told = f"Synchronised: {said or 'the source offers no tools'}."
+        told = f"Synchronised: {said or 'the source offers nothing'}."
         return told + (f" Refused: {refused}" if refused else "")
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
@@ -22,6 +22,7 @@ from audit.changes import record_event
 from audit.models import Record
 from audit.theme import action, badge, code_block, dialog, display, go_to
 from tools.connectors.registry import connector_class, kinds
+from tools.counting import OF_SOURCES, Counted
 from tools.forms import declared_fields, recorded_fields, source_form
 from tools.models import DataSource
 from tools.recording_form import RECORDED_TITLE
@@ -31,10 +32,10 @@ from tools.synchronisation import SyncRefused, ask_for_sync
 
 
 @admin.register(DataSource)
-class DataSourceAdmin(BulkAdmin):
+class DataSourceAdmin(Counted, BulkAdmin):
     """Data sources: choose a kind, fill in what its connector declares, test, synchronise."""
 
-    list_display = ("name", "kind_label", "state", "checked", "checked_at", "synced_at", "tool_count")
+    list_display = ("name", "kind_label", "state", "checked", "checked_at", "synced_at", *Counted.columns)
     list_filter = (("enabled", BooleanRadioFilter), ("check_ok", BooleanRadioFilter))
     search_fields = ("name", "description")
     ordering = ("name",)
@@ -45,12 +46,12 @@ class DataSourceAdmin(BulkAdmin):
     history_of = ("tools.Tool",)
     empty_icon = "database"
     empty_title = "No data sources yet"
-    empty_text = "A data source is a database, a service or an upstream MCP server that tools come from."
+    empty_text = "A data source is a database, a service or an MCP server that tools, prompts and resources come from."
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[DataSource]:
-        """With the number of tools."""
+        """With the number of what it offers."""
         rows: QuerySet[DataSource] = super().get_queryset(request).defer("secrets")
-        return rows.annotate(how_many=Count("tools"))
+        return rows.annotate(**OF_SOURCES)
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """The kinds to choose from, then the form of the kind."""
@@ -131,8 +132,8 @@ class DataSourceAdmin(BulkAdmin):
         permissions=["sync"],
         icon="sync",
         dialog=dialog(
-            "Synchronise the tools?",
-            "A job asks the source what it offers and updates its tools. This page shows what comes of it.",
+            "Synchronise?",
+            "A job asks the source what it offers, and updates the catalogue. This page shows what comes of it.",
             "Synchronise",
         ),
     )
@@ -199,11 +200,6 @@ class DataSourceAdmin(BulkAdmin):
         if source.check_ok is None:
             return badge("Never tested", "grey")
         return badge("Reachable", "green") if source.check_ok else badge("Failed", "red", source.check_message)
-
-    @display(description="Tools", ordering="how_many")
-    def tool_count(self, source: Any) -> int:
-        """How many tools it has."""
-        return int(source.how_many)
 
     @display(description="Policy")
     def shown_recording(self, source: DataSource) -> SafeString:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pydantic
-from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
@@ -23,7 +22,8 @@ from tools.connectors.base import Connector, ConnectorError, Offer
 from tools.connectors.registry import connector_class, source_of
 from tools.definitions import MISSING, DefinitionRefused, publish
 from tools.egress import Egress, Rule
-from tools.models import DataSource, EgressRule, Tool, tool_name
+from tools.models import DataSource, EgressRule, Tool
+from tools.names import free_name, hold_names
 from tools.offered import take_prompts, take_resources
 from tools.outcome import SyncOutcome as SyncOutcome
 from tools.outcome import printable
@@ -110,6 +110,7 @@ def sync_source(row: DataSource) -> SyncOutcome:
     outcome = SyncOutcome()
     with transaction.atomic():
         DataSource.objects.select_for_update().get(pk=row.pk)
+        hold_names()
         known = {tool.spec.get("name"): tool for tool in row.tools.select_related("source", "current")}
         of_tools = [offer for offer in offers if offer.kind == "tool"]
         names = Counter(offer.name for offer in of_tools)
@@ -146,8 +147,7 @@ def _take(row: DataSource, offer: Offer, existing: Tool | None, times: int, outc
         _check_spec(row, offer)
         with transaction.atomic():
             if existing is None:
-                _create(row, name, offer)
-                outcome.created.append(name)
+                outcome.created.append(_create(row, offer))
             else:
                 (outcome.changed if _update(existing, offer) else outcome.unchanged).append(name)
     except ValueError as error:
@@ -163,17 +163,11 @@ def _check_spec(row: DataSource, offer: Offer) -> None:
         raise DefinitionRefused(_sentence(error)) from error
 
 
-def _create(row: DataSource, name: str, offer: Offer) -> None:
-    try:
-        tool_name(name)
-    except ValidationError as error:
-        raise DefinitionRefused(
-            f"The name {printable(name)!r} cannot be used: 1 to 64 letters, digits, _ and -."
-        ) from error
-    if Tool.objects.filter(name=name).exists():
-        raise DefinitionRefused(f"There is another tool named {name!r}: give this data source a prefix.")
+def _create(row: DataSource, offer: Offer) -> str:
+    name = free_name(row, offer.name, Tool)
     tool = Tool.objects.create(source=row, name=name, spec=offer.spec, effect=offer.effect or Tool.Effect.WRITE)
     publish(tool, offer.definition)
+    return name
 
 
 def _update(tool: Tool, offer: Offer) -> bool:

@@ -35,6 +35,11 @@ def pattern_of(template: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
+def shape_of(template: str) -> str:
+    """The template without what its placeholders are called."""
+    return re.sub(r"\{[^{}]*\}", "{}", template)
+
+
 def literal_length(template: str) -> int:
     """How much of the template is fixed before its first placeholder: the longer, the closer it describes a URI."""
     return template.find("{")

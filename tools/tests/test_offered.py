@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from tools.connectors.base import Kind, Offer
+from audit.caller import Caller
+from tools.connectors.base import ConnectorError, Kind, Offer
 from tools.connectors.mcp import McpConnector
 from tools.models import DataSource, Prompt, Resource, Tool
 from tools.sync import sync_source
+from tools.synchronisation import SyncFailed
+from tools.synchronisation import synchronise as synchronise_now
 from tools.templates import pattern_of
 from tools.tests.test_sync import make_definition, make_source
 
@@ -55,7 +58,7 @@ def test_they_come_verbatim_go_and_come_back(offered):
     assert Prompt.objects.get().updated_at == before
 
     offered(text, many)
-    assert synchronise(source) == {"missing": ["crm_welcome"]}
+    assert synchronise(source) == {"missing": ["prompt welcome"]}
     assert Prompt.objects.get().missing
     offered(offer("prompt", "welcome", arguments=[]), offer("resource", "crm://hours", title="Hours"), many)
     assert synchronise(source) == {"changed": ["prompt welcome", "resource crm://hours"]}
@@ -67,8 +70,13 @@ def test_they_come_verbatim_go_and_come_back(offered):
     ("refused", "said"),
     [
         (offer("resource", "crm://hours"), "offers this URI already"),
-        (offer("prompt", "welcome"), "another prompt named 'welcome'"),
+        (offer("prompt", "welcome"), "another prompt named 'welcome', of the data source first: give this"),
         (offer("prompt", "wel come"), "cannot be used"),
+        (offer("prompt", "w" * 65), "has 65 characters with the prefix, and clients take 64"),
+        (
+            offer("template", "crm://open/{id}/x{?all}"),
+            "first offers crm://open/{number}/x{?a,b}, which leads to the same",
+        ),
         (offer("resource", "no uri"), "It is no URI"),
         (offer("template", "crm://plain"), "no URI template"),
         (offer("template", "crm://{a}{b}"), "follow each other"),
@@ -79,7 +87,8 @@ def test_they_come_verbatim_go_and_come_back(offered):
 )
 def test_what_cannot_be_told_apart_is_refused_and_takes_nothing_with_it(offered, refused, said):
     first = make_source("first")
-    offered(offer("resource", "crm://hours"), offer("prompt", "welcome"))
+    lasting = offer("template", "crm://open/{number}/x{?a,b}")
+    offered(offer("resource", "crm://hours"), offer("prompt", "welcome"), lasting)
     sync_source(first)
     Tool.objects.all().delete()
     offered(refused, offer("resource", "crm://other"))
@@ -87,6 +96,36 @@ def test_what_cannot_be_told_apart_is_refused_and_takes_nothing_with_it(offered,
     assert told["created"] == ["echo", "resource crm://other"]
     assert [said in reason for reason in told["refused"].values()] == [True]
     assert Resource.objects.get(uri="crm://hours").source == first
+
+
+@pytest.mark.django_db
+def test_names_that_not_every_client_takes_are_changed_for_good(offered):
+    source = make_source("files", prefix="fs_")
+    offered(offer("prompt", "read/me.first"), offer("prompt", "read_me.first"))
+    told = synchronise(source)
+    assert told["created"] == ["fs_echo", "prompt read/me.first"]
+    assert "another prompt named 'fs_read_me_first', of this data source" in told["refused"]["prompt read_me.first"]
+    assert (Prompt.objects.get().name, Prompt.objects.get().source_name) == ("fs_read_me_first", "read/me.first")
+    source.prefix = "other_"
+    source.save()
+    synchronise(source)
+    assert Prompt.objects.get(source_name="read/me.first").name == "fs_read_me_first"
+
+
+@pytest.mark.django_db
+def test_a_source_that_does_not_answer_keeps_what_it_offered(offered, monkeypatch):
+    source = make_source("first")
+    offered(offer("resource", "crm://hours"), offer("prompt", "welcome"))
+    sync_source(source)
+
+    async def discover(self: McpConnector) -> list[Offer]:
+        raise ConnectorError("upstream_timeout", "No answer.")
+
+    monkeypatch.setattr(McpConnector, "discover", discover)
+    with pytest.raises(SyncFailed, match="No answer"):
+        synchronise_now(source, Caller(actor="ann"), "admin")
+    assert Tool.objects.get().enabled
+    assert [each.missing for each in (*Prompt.objects.all(), *Resource.objects.all())] == [False, False]
 
 
 @pytest.mark.parametrize(

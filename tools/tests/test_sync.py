@@ -110,7 +110,9 @@ def test_a_name_that_is_taken_is_refused_with_what_to_do(offered):
     sync_source(make_source("first"))
     second = make_source("second")
     outcome = sync_source(second)
-    assert outcome.refused == {"echo": "There is another tool named 'echo': give this data source a prefix."}
+    assert outcome.refused == {
+        "echo": "There is another tool named 'echo', of the data source first: give this data source a prefix."
+    }
     assert Tool.objects.count() == 1
     second.prefix = "b_"
     second.save()
@@ -192,7 +194,7 @@ NUL = "\0"
     ("definition", "said"),
     [
         (make_definition("a b"), "cannot be used: 1 to 64 letters"),
-        (make_definition("x" * 65), "cannot be used"),
+        (make_definition("x" * 65), "has 65 characters"),
         (make_definition("x" * 200), "The option name is wrong"),
         (make_definition(f"a{NUL}b"), "NUL character"),
         (make_definition("a\u202eb"), "cannot be used"),

@@ -158,13 +158,14 @@ def test_what_changed_since_the_last_time_is_told(offered):
     synchronise(source, DORA, "rest")
     state = state_for(source)
     assert (state.state, state.asked_by, state.unchanged) == ("done", "dora", 1)
-    assert {group.word: [tool.name for tool in group.tools] for group in state.groups} == {
+    assert {group.word: [each.name for each in group.found] for group in state.groups} == {
         "created": ["c"],
         "missing": ["a"],
         "refused": ["no good name"],
     }
-    (refused,) = (group.tools[0] for group in state.groups if group.word == "refused")
-    assert (refused.pk, "cannot be used" in refused.why) == (None, True)
+    (refused,) = (group.found[0] for group in state.groups if group.word == "refused")
+    assert (refused.url, "cannot be used" in refused.why) == ("", True)
+    assert [each.said for each in state.offered] == ["3 tools"]
     assert [record.request_id for record in records(source)] == ["request-1", "request-1"]
 
 

@@ -7,6 +7,8 @@ import sys
 import httpx
 from mcp import ClientSession, McpError
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import PromptReference
+from pydantic import AnyUrl
 
 
 async def call(session, name, arguments):
@@ -43,7 +45,21 @@ async def talk(task, http):
             "revision": began.protocolVersion,
             "tools": [tool.model_dump(mode="json", by_alias=True) for tool in tools],
             "calls": [await call(session, each["name"], each["arguments"]) for each in task["calls"]],
+            **await read(session, task),
         }
+
+
+async def read(session, task):
+    prompt = await session.get_prompt(**task["prompt"])
+    ref = PromptReference(type="ref/prompt", name=task["prompt"]["name"])
+    return {
+        "prompts": [each.name for each in (await session.list_prompts()).prompts],
+        "resources": [str(each.uri) for each in (await session.list_resources()).resources],
+        "templates": [each.uriTemplate for each in (await session.list_resource_templates()).resourceTemplates],
+        "prompt": prompt.messages[0].content.text,
+        "text": (await session.read_resource(AnyUrl(task["uri"]))).contents[0].text,
+        "completed": (await session.complete(ref, task["argument"])).completion.values,
+    }
 
 
 print(json.dumps(asyncio.run(visit(json.loads(sys.argv[1])))))

@@ -9,6 +9,7 @@ import httpx2
 import mcp
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
+from mcp_types import PromptReference
 
 
 async def call(client: mcp.Client, name: str, arguments: dict[str, Any]) -> Any:
@@ -35,13 +36,34 @@ async def visit(task: dict[str, Any]) -> dict[str, Any]:
 
 
 async def talk(task: dict[str, Any], http: httpx2.AsyncClient) -> dict[str, Any]:
-    async with mcp.Client(streamable_http_client(task["url"], http_client=http), mode=task["mode"]) as client:
+    async with mcp.Client(transport(task, http), mode=task["mode"]) as client:
         tools = (await client.list_tools()).tools
         return {
             "revision": client.protocol_version,
             "tools": [tool.model_dump(mode="json", by_alias=True) for tool in tools],
             "calls": [await call(client, each["name"], each["arguments"]) for each in task["calls"]],
+            **(await read(client, task) if "prompt" in task else {}),
         }
+
+
+def transport(task: dict[str, Any], http: httpx2.AsyncClient) -> Any:
+    """To the site itself, or to a program that passes on to it."""
+    if server := task.get("server"):
+        return mcp.StdioServerParameters(**server)
+    return streamable_http_client(task["url"], http_client=http)
+
+
+async def read(client: mcp.Client, task: dict[str, Any]) -> dict[str, Any]:
+    prompt = await client.get_prompt(**task["prompt"])
+    ref = PromptReference(type="ref/prompt", name=task["prompt"]["name"])
+    return {
+        "prompts": [each.name for each in (await client.list_prompts()).prompts],
+        "resources": [each.uri for each in (await client.list_resources()).resources],
+        "templates": [each.uri_template for each in (await client.list_resource_templates()).resource_templates],
+        "prompt": prompt.messages[0].content.model_dump()["text"],
+        "text": (await client.read_resource(task["uri"])).contents[0].model_dump()["text"],
+        "completed": (await client.complete(ref, task["argument"])).completion.values,
+    }
 
 
 print(json.dumps(asyncio.run(visit(json.loads(sys.argv[1])))))

@@ -18,6 +18,13 @@ async function visit() {
   for (const call of task.calls) {
     met.calls.push(await client.callTool(call).catch(({ code, message }) => ({ refused: { code, message } })));
   }
+  met.prompts = (await client.listPrompts()).prompts.map(({ name }) => name);
+  met.resources = (await client.listResources()).resources.map(({ uri }) => uri);
+  met.templates = (await client.listResourceTemplates()).resourceTemplates.map(({ uriTemplate }) => uriTemplate);
+  met.prompt = (await client.getPrompt(task.prompt)).messages[0].content.text;
+  met.text = (await client.readResource({ uri: task.uri })).contents[0].text;
+  const ref = { type: "ref/prompt", name: task.prompt.name };
+  met.completed = (await client.complete({ ref, argument: task.argument })).completion.values;
   await client.close();
   return met;
 }

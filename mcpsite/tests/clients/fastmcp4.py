@@ -1,0 +1,47 @@
+"""One visit of FastMCP's client, made with .venv-fastmcp: its task comes as JSON, what it met goes as JSON."""
+
+import asyncio
+import json
+import sys
+
+from fastmcp import Client
+from fastmcp.client.transports import StreamableHttpTransport
+from mcp.shared.exceptions import MCPError
+from mcp_types import PromptReference
+
+
+async def call(client, name, arguments):
+    try:
+        return (await client.call_tool_mcp(name, arguments)).model_dump(mode="json", by_alias=True)
+    except MCPError as error:
+        return {"refused": {"code": error.error.code, "message": error.error.message}}
+
+
+async def visit(task):
+    try:
+        return await talk(task)
+    except MCPError as error:
+        if "A valid token is needed" not in error.error.message:
+            raise
+        return {"turned_away": 401}
+
+
+async def talk(task):
+    transport = StreamableHttpTransport(task["url"], headers={"Authorization": f"Bearer {task['token']}"})
+    async with Client(transport, mode=task["mode"]) as client:
+        prompt = await client.get_prompt(**task["prompt"])
+        ref = PromptReference(type="ref/prompt", name=task["prompt"]["name"])
+        return {
+            "revision": client.session.protocol_version,
+            "tools": [tool.model_dump(mode="json", by_alias=True) for tool in await client.list_tools()],
+            "calls": [await call(client, each["name"], each["arguments"]) for each in task["calls"]],
+            "prompts": [each.name for each in await client.list_prompts()],
+            "resources": [each.uri for each in await client.list_resources()],
+            "templates": [each.uri_template for each in await client.list_resource_templates()],
+            "prompt": prompt.messages[0].content.text,
+            "text": (await client.read_resource(task["uri"]))[0].text,
+            "completed": (await client.complete(ref, task["argument"])).values,
+        }
+
+
+print(json.dumps(asyncio.run(visit(json.loads(sys.argv[1])))))
