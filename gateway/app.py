@@ -39,6 +39,7 @@ from gateway.sources import Connectors
 from gateway.tally import Reading
 from gateway.visits import Handler, Taker, Visit
 from gateway.wire import Message, WireError
+from gateway.withdrawals import Withdrawals
 from keyring.keys import ring
 from tools.connectors.mcp_input import INPUT_REQUIRED
 
@@ -70,13 +71,14 @@ class Gateway:
         self.events = Events(settings.REDIS_URL, self.mail)
         self.questions = Questions(self.mail)
         self.legacy = Legacy(self.sessions, self.events, self.questions, self.mail, self.ledger)
+        self.withdrawals = Withdrawals(self.mail)
         # Of each era: what serves a method.
         self.methods: Mapping[bool, dict[str, Handler]] = {
             True: self._methods_of_both() | {"server/discover": self._discover},
             False: self._methods_of_both() | self.legacy.methods | {"ping": self._ping},
         }
         # What takes what is not answered, by method; responses are under the empty one.
-        self.unanswered: dict[str, Taker] = dict(self.legacy.unanswered)
+        self.unanswered: dict[str, Taker] = self.legacy.unanswered | self.withdrawals.unanswered
 
     def _methods_of_both(self) -> dict[str, Handler]:
         lists, read = dict.fromkeys(answers.LISTS, self._list), dict.fromkeys(reads.METHODS, self._read)
@@ -194,6 +196,9 @@ class Gateway:
             raise WireError(wire.METHOD_NOT_FOUND, f"There is no method {message.method[:100]!r} here.", status=status)
         if message.modern:
             reply.ends_with_client()
+        elif visit.session is not None:
+            with self.withdrawals.of(visit.session, message.identifier, reply):
+                return await handler(message, visit, reply)
         return await handler(message, visit, reply)
 
     async def _list(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
@@ -240,8 +245,7 @@ class Gateway:
             return 200, answers.asked(message, answer, states.given(message, call, visit.snapshot, answer))
         return 200, form(message, answer)
 
-    @staticmethod
-    def _call_of(visit: Visit, message: Message, reply: Reply, name: str, arguments: dict[str, Any]) -> Call:
+    def _call_of(self, visit: Visit, message: Message, reply: Reply, name: str, arguments: dict[str, Any]) -> Call:
         return Call(
             principal=visit.principal,
             tool=name,
@@ -253,7 +257,7 @@ class Gateway:
             address=visit.address,
             request_id=visit.request_id,
             traceparent=message.traceparent,
-            peer=peer_of(message, visit.headers, reply),
+            peer=peer_of(message, visit, reply, self.questions),
         )
 
     async def _record_malformed(self, visit: Visit, message: Message | None, error: WireError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +10,19 @@ from typing import Any
 import orjson
 
 from gateway import wire
+from gateway.questions import Questions
 from gateway.replies import Reply
+from gateway.sessions import Session
+from gateway.visits import Visit
 from gateway.wire import Headers, Id, Message, WireError
 from tools.connectors.base import Client, ClientError
 
 # RFC 5424, from the least severe to the most.
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
+# What clients of older revisions get who did not choose.
+_USUAL_LEVEL = "info"
+# People are asked.
+_ANSWER_SECONDS = 600.0
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -67,22 +75,67 @@ class Told(Client):
         raise ClientError({"code": wire.METHOD_NOT_FOUND, "message": said})
 
 
+class LegacyClient(Told):
+    """A client of an older revision, in its session: it is asked on the stream of the call, and answers by POST."""
+
+    answers_later = False
+
+    def __init__(self, session: Session, questions: Questions, reply: Reply, progress_token: Id) -> None:
+        super().__init__(session.capabilities, reply, progress_token, session.log_level or _USUAL_LEVEL)
+        self.chose_level = session.log_level is not None
+        self._session, self._questions, self._stream = session, questions, reply
+
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """See `Client`. The client has ten minutes."""
+        if self._stream.is_lost and self._stream.log is None:
+            raise _unanswered("The client is gone.")
+        with self._questions.open(self._session.id) as question:
+            self._stream.event({"jsonrpc": "2.0", "id": question.id, "method": method, "params": params})
+            try:
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    response = await question.answer()
+            except BaseException as error:
+                withdrawn = {"requestId": question.id, "reason": "Nobody waits for the answer any more."}
+                self._stream.event({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": withdrawn})
+                if isinstance(error, TimeoutError):
+                    raise _unanswered(f"The client gave no answer within {_ANSWER_SECONDS:g} s.") from error
+                raise
+        return _result_of(response)
+
+
+def _result_of(response: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(error := response.get("error"), dict):
+        raise ClientError(error)
+    if not isinstance(result := response.get("result"), dict):
+        raise _unanswered("The client's answer has neither result nor error.")
+    return result
+
+
+def _unanswered(said: str) -> ClientError:
+    return ClientError({"code": wire.INTERNAL_ERROR, "message": said})
+
+
 def is_at_least(level: object, least: str | None) -> bool:
     """Whether a message of this level is wanted by who wants the least one, or nothing at all."""
     return least is not None and level in LEVELS and LEVELS.index(str(level)) >= LEVELS.index(least)
 
 
-def peer_of(message: Message, headers: Headers, reply: Reply) -> Client | None:
+def peer_of(message: Message, visit: Visit, reply: Reply, questions: Questions) -> Client | None:
     """Who can be told and asked about this request; None where the client wants nothing of it. Raises WireError."""
-    if not message.capabilities and not message.wants_news:
+    session = None if message.modern else visit.session
+    if not message.capabilities and not message.wants_news and session is None:
         return None
-    stream = reply if _takes_events(headers) else None
+    stream = reply if _takes_events(visit.headers) else None
+    if session is not None and stream is not None:
+        return LegacyClient(session, questions, stream, message.progress_token)
     capabilities = message.capabilities if message.modern else _NOTHING
     token = message.progress_token if stream else None
     level = _level_of(message) if stream and message.modern else None
     if not capabilities and token is None and level is None:
         return None
-    return Told(capabilities, stream, token, level)
+    told = Told(capabilities, stream, token, level)
+    told.answers_later = message.modern
+    return told
 
 
 def _takes_events(headers: Headers) -> bool:
