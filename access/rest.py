@@ -31,6 +31,7 @@ from audit.caller import REQUEST_ID, address_of
 from audit.changes import record_event
 from audit.floods import source_of, turned_away
 from audit.models import Record
+from tools import exact
 from tools.nesting import is_writable
 
 logger = logging.getLogger(__name__)
@@ -129,15 +130,24 @@ class Parser(JSONParser):
         if len(raw) > settings.MCP_MAX_BODY_BYTES:
             raise TooLarge(f"The body is larger than {settings.MCP_MAX_BODY_BYTES} bytes.")
         try:
-            value = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
+            value = exact.taken(raw)
+        except ValueError as error:
             raise exceptions.ParseError(f"The body is not JSON: {error}") from error
         if not is_writable(value):
             raise exceptions.ParseError("The body is nested too deeply, or holds what JSON cannot.")
+        _refuse_long_numbers(value)
         if b"\\u0000" in raw and _holds_nul(value):
             raise exceptions.ParseError("A text holds the character NUL, which cannot be stored.")
         json.loads(raw, object_pairs_hook=_without_doubles)
         return value
+
+
+def _refuse_long_numbers(value: Any) -> None:
+    """Not all that is kept could keep them."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise exceptions.ParseError("A whole number has more than 64 bits: send it as a text.") from error
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> None:

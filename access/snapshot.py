@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any
 
 import jsonschema_rs
-import orjson
 from django.db import connection, transaction
 from django.db.models import Max
 
@@ -28,6 +27,7 @@ from audit.masking import known
 from audit.models import DataKey
 from audit.subjects import subject_key
 from keyring.keys import DecryptionError
+from tools import exact
 from tools.connectors.base import Spec
 from tools.connectors.registry import connector_class, source_of
 from tools.egress import Rule
@@ -224,7 +224,7 @@ def _recorded(tools: dict[str, ToolEntry], key: bytes) -> dict[str, ToolEntry]:
 
 
 def _compiled(identifier: uuid.UUID, name: str, source: SourceEntry, effect: str, version: ToolVersion) -> ToolEntry:
-    definition = orjson.loads(version.definition)
+    definition = exact.taken(version.definition)
     spec = connector_class(source.kind).ToolSpec.model_validate(version.spec)
     return ToolEntry(
         id=identifier,

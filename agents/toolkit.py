@@ -22,6 +22,7 @@ from agents.models import Run
 from agents.runs import RunFailed
 from gateway.app import Gateway
 from gateway.calls import Answer, Call, Refused
+from tools import exact
 
 # What every provider takes as the name of a function; Gemini wants a letter or an underscore in front.
 _ACCEPTED = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
@@ -118,7 +119,7 @@ class Toolkit:
             principal=self._principal(self._snapshot()),
             tool=name,
             arguments=arguments,
-            raw=orjson.dumps(arguments),
+            raw=exact.written(arguments),
             door="agent",
             client=self._run.agent.name,
             # One trace for the run, one span for the step: upstreams can be told apart by them as well.
@@ -140,10 +141,10 @@ async def _unused(**arguments: Any) -> str:
 
 def text_of(answer: Answer) -> str:
     """What a model reads of a result: its texts, or its structured content; other parts are named only."""
-    result = orjson.loads(answer.body)
+    result = exact.taken(answer.body)
     parts = [_part(each) for each in result.get("content") or [] if isinstance(each, dict)]
     if not parts and result.get("structuredContent") is not None:
-        parts = [orjson.dumps(result["structuredContent"]).decode()]
+        parts = [exact.written(result["structuredContent"]).decode()]
     text = "\n".join(parts)
     if len(text) <= _LONGEST_RESULT:
         return text

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
 from asgiref.sync import async_to_sync
 from django.contrib import admin
 from django.core import signing
@@ -29,7 +28,7 @@ from gateway.app import Gateway
 from gateway.calls import Answer, Call, Refused
 from gateway.gates import Gate, explain, unknown_caller
 from gateway.shown import Shown, pretty, shown
-from tools import clients
+from tools import clients, exact
 from tools.arguments import (
     ARGUMENT,
     ROWS,
@@ -72,8 +71,8 @@ class Asked:
             found, self.errors = arguments_of(self.form)
             return None if self.errors else found
         try:
-            given = orjson.loads(self.text or "{}")
-        except orjson.JSONDecodeError as error:
+            given = exact.taken(self.text or "{}")
+        except ValueError as error:
             self.errors = {"text": f"This is not JSON: {error}."}
             return None
         if not isinstance(given, dict):
@@ -142,7 +141,7 @@ def try_tool(request: HttpRequest, pk: uuid.UUID) -> HttpResponse:
 
 def schema_of(tool: Tool) -> dict[str, Any]:
     """The input schema of the published definition; of a tool without one, an object that says nothing."""
-    found = orjson.loads(tool.current.definition).get("inputSchema") if tool.current else None
+    found = exact.taken(tool.current.definition).get("inputSchema") if tool.current else None
     return found if isinstance(found, dict) else {"type": "object"}
 
 
@@ -186,7 +185,7 @@ def _tried(
         principal=principal,
         tool=asked.tool.name,
         arguments=arguments,
-        raw=orjson.dumps(arguments),
+        raw=exact.written(arguments),
         door="admin",
         client=caller.client,
         address=caller.address,
@@ -214,7 +213,7 @@ def _trial(gates: list[Gate], came: Answer | Refused, snippets: list[clients.Sni
     record = Record.objects.filter(rid=came.record_id).defer("ct").first() if came.record_id else None
     if isinstance(came, Refused):
         return Trial(gates, came.reason, str(came), None, came.record_id, came.call_id, record, snippets)
-    result = shown(orjson.loads(came.body))
+    result = shown(exact.taken(came.body))
     return Trial(gates, came.code, "", result, came.record_id, came.call_id, record, snippets)
 
 
@@ -227,7 +226,7 @@ def _gateway(request: HttpRequest) -> tuple[Gateway | None, Snapshot | None]:
 
 
 def _what(request: HttpRequest, asked: Asked, arguments: dict[str, Any]) -> list[Any]:
-    digest = hashlib.sha256(orjson.dumps(arguments)).hexdigest()
+    digest = hashlib.sha256(exact.written(arguments)).hexdigest()
     return [request.user.pk, str(asked.tool.pk), asked.role.pk if asked.role else None, digest]
 
 
@@ -249,7 +248,7 @@ def _is_confirmed(request: HttpRequest, asked: Asked, arguments: dict[str, Any],
 
 def _page(request: HttpRequest, asked: Asked, **more: Any) -> HttpResponse:
     tool = asked.tool
-    definition = orjson.loads(tool.current.definition) if tool.current else {}
+    definition = exact.taken(tool.current.definition) if tool.current else {}
     context = {
         **admin.site.each_context(request),
         "title": f"Try {tool.name}",

@@ -15,6 +15,7 @@ from access.snapshot import Principal, Snapshot, ToolEntry
 from gateway import wire
 from gateway.calls import OURS, Answer, Refused
 from gateway.wire import Message, WireError
+from tools import exact
 from tools.connectors.base import Kind
 
 _SERVER = {"name": "mcpsite", "title": "mcpsite", "version": "1"}
@@ -166,7 +167,7 @@ def used(message: Message, answer: Answer) -> bytes:
         return _dressed(message, answer.body, answer.meta | ids, hints)
     if answer.lacking is not None and message.modern:
         raise _lacking(answer.lacking, ids)
-    error = orjson.loads(answer.body)
+    error = exact.taken(answer.body)
     number, ids = error["code"], {**ids, CODE: answer.code}
     if number in (wire.INVALID_PARAMS, wire.RESOURCE_NOT_FOUND) and message.method == "resources/read":
         raise _no_resource(message, error["message"], ids)
@@ -228,4 +229,4 @@ def _dressed(
         kind, meta = b"", {name: value for name, value in meta.items() if name != wire.SERVER_INFO_KEY}
     head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(message.identifier) + b',"result":'
     begun = b"{" if body == b"{}" else body[:-1] + b","
-    return head + begun + b'"_meta":' + orjson.dumps(meta) + kind + b"}}"
+    return head + begun + b'"_meta":' + exact.written(meta) + kind + b"}}"

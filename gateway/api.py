@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from hmac import compare_digest
 from typing import Any
 
-import orjson
 from asgiref.sync import async_to_sync
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
@@ -35,6 +34,7 @@ from gateway.calls import Answer, Call, Refused
 from gateway.idempotency import KeyRefused, claim, finish, give_up, key_of, release
 from gateway.models import KeyedCall
 from gateway.wire import TRACEPARENT
+from tools import exact
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def _call(request: Request, snapshot: Snapshot, name: str, arguments: dict[str, 
         principal=_principal(request, snapshot),
         tool=name,
         arguments=arguments,
-        raw=orjson.dumps(arguments),
+        raw=exact.written(arguments),
         door="rest",
         client=request.META.get("HTTP_USER_AGENT", "")[:200] or None,
         address=address_of(request),
@@ -193,7 +193,7 @@ def _call(request: Request, snapshot: Snapshot, name: str, arguments: dict[str, 
 def _carried_out(gateway: Gateway, call: Call) -> dict[str, Any]:
     """The body of the answer. Raises Refused."""
     answer: Answer = async_to_sync(gateway.pipeline.call)(call)
-    result = orjson.loads(answer.body)
+    result = exact.taken(answer.body)
     if answer.meta:
         result["_meta"] = answer.meta
     return {"record": str(answer.record_id), "call": str(answer.call_id), "code": answer.code, "result": result}

@@ -20,7 +20,7 @@ from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from audit.spool import Spool
 from audit.system import process_event
-from gateway import answers, http, reads, states, wire
+from gateway import answers, batches, http, reads, states, wire
 from gateway.auth import Doorman
 from gateway.calls import Answer, Call, Pipeline, Refused
 from gateway.clients import peer_of
@@ -41,12 +41,23 @@ from gateway.visits import Handler, Taker, Visit
 from gateway.wire import Message, WireError
 from gateway.withdrawals import Withdrawals
 from keyring.keys import ring
+from tools import exact
 from tools.connectors.mcp_input import INPUT_REQUIRED
 
 logger = logging.getLogger("gateway")
 
 # Methods that are calls: what was wrong with them is on record.
 _RECORDED = reads.METHODS | {"tools/call"}
+
+
+def _is_attempt(content: Any, message: Message | None, error: WireError) -> bool:
+    """Whether it was to be a call, or may have been one, and is not on record yet."""
+    if isinstance(error.data, dict) and answers.CODE in error.data:
+        return False
+    method = content.get("method") if isinstance(content, dict) else None
+    if isinstance(method, str) and method in _RECORDED:
+        return True
+    return message is None and error.code != wire.UNSUPPORTED_VERSION
 
 
 class Gateway:
@@ -168,25 +179,40 @@ class Gateway:
         return Visit(snapshot, principal, toolset, headers, address, request_id)
 
     async def _serve(self, visit: Visit, scope: ASGIScope, receive: Receive, reply: Reply) -> tuple[int, bytes]:
-        message: Message | None = None
         try:
             body = await self.intake.body_of(receive, visit.headers)
             if self.feed.current is not visit.snapshot or visit.principal.is_expired():
                 # The body took its time, and the policy or the token did not wait for it.
                 visit = self._admit(scope, visit.request_id)
-            message = wire.parse(body, visit.headers)
+            content = wire.read(body, visit.headers)
+        except WireError as error:
+            if error.data is None:
+                await self._record_malformed(visit, None, error)
+            raise
+        if isinstance(content, list):
+            return await batches.answered(content, lambda each: self._one(each, visit, reply, in_batch=True), reply)
+        return await self._one(content, visit, reply)
+
+    async def _one(self, content: Any, visit: Visit, reply: Reply, *, in_batch: bool = False) -> tuple[int, bytes]:
+        message: Message | None = None
+        try:
+            message = wire.message_of(content, visit.headers)
             if SESSION in visit.headers:
                 message, visit = await self.legacy.bind(message, visit)
+            if in_batch:
+                batches.check(message)
             return await self._answer(message, visit, reply)
         except WireError as error:
             if message is not None:
-                error.identifier = message.identifier
-            if error.data is None and (message is None or message.method in _RECORDED):
+                error.identifier = message.identifier if message.method else None
+            if _is_attempt(content, message, error):
                 await self._record_malformed(visit, message, error)
             raise
 
     async def _answer(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
         if message.identifier is None or not message.method:
+            if message.method in self.methods[message.modern]:
+                raise WireError(wire.INVALID_REQUEST, f"{message.method} is a request: it needs an id.")
             if taker := self.unanswered.get(message.method):
                 await taker(message, visit)
             return 202, b""
@@ -250,7 +276,7 @@ class Gateway:
             principal=visit.principal,
             tool=name,
             arguments=arguments,
-            raw=orjson.dumps(arguments),
+            raw=exact.written(arguments),
             door="mcp",
             toolset=visit.toolset,
             client=visit.client(message),

@@ -22,6 +22,7 @@ from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from gateway.limits import Budgets, Refusals
 from gateway.meter import Meter
+from tools import exact
 from tools.connectors.base import Client, Connector, ConnectorError, Context, Kind, Result
 from tools.connectors.mcp_input import INPUT_REQUIRED
 from tools.schemas import problems
@@ -366,13 +367,13 @@ def _outcome(call: Call, result: Result, code: str) -> _Outcome:
     meta = {}
     if isinstance(theirs, dict):
         meta = {name: value for name, value in theirs.items() if not name.startswith(OURS)}
-        orjson.dumps([[meta]])  # it goes into the answer two levels further down
+        exact.written([[meta]])  # it goes into the answer two levels further down
     # What was given answers is not to be cached (MCP 2026-07-28, server/utilities/caching).
     ttl = 0 if call.kind == "tool" or call.continuation is not None else result.content.get("ttlMs")
     ttl_ms = ttl if type(ttl) is int and ttl > 0 else 0
     state = result.content.get("requestState") if asks else None
     return _Outcome(
-        orjson.dumps(content), meta, code, _detail(call.notes, result.notes, _passed_on(call)), ttl_ms, state
+        exact.written(content), meta, code, _detail(call.notes, result.notes, _passed_on(call)), ttl_ms, state
     )
 
 
@@ -387,7 +388,7 @@ def _failed(call: Call, message: str, code: str, refusal: dict[str, Any] | None 
         "code": number if type(number) is int else _INTERNAL_ERROR,
         "message": said[:_LONGEST_MESSAGE] if isinstance(said, str) else message,
     }
-    return _Outcome(orjson.dumps(error), {}, code, _detail(call.notes, _passed_on(call)), lacking=lacking)
+    return _Outcome(exact.written(error), {}, code, _detail(call.notes, _passed_on(call)), lacking=lacking)
 
 
 def _lacking(refusal: dict[str, Any] | None) -> dict[str, Any]:

@@ -20,6 +20,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _PATH = re.compile(r"/mcp(?:/([a-z0-9][a-z0-9-]{0,47}))?/?")
 _JSON = (b"content-type", b"application/json")
+_KINDS_OF_JSON = (b"application/json", b"application/*", b"*/*")
+_NEVER = re.compile(rb"q=0(?:\.0{0,3})?")
 # A body may drip in, but not for ever.
 _BODY_SECONDS = 30.0
 # Bodies that are still coming in, in one process together.
@@ -47,8 +49,7 @@ def check(scope: ASGIScope, headers: Headers) -> None:
         raise WireError(wire.INVALID_REQUEST, "The body must be application/json.", status=415)
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise WireError(wire.INVALID_REQUEST, "Send the body without a content encoding.", status=415)
-    accept = headers.get(b"accept", b"*/*")
-    if b"application/json" not in accept and b"*/*" not in accept and b"application/*" not in accept:
+    if not _takes_json(headers.get(b"accept", b"*/*")):
         raise WireError(wire.INVALID_REQUEST, "The answer is application/json: accept it.", status=406)
 
 
@@ -66,6 +67,19 @@ def _is_served(host: str) -> bool:
     return validate_host(split_domain_port(host)[0], settings.ALLOWED_HOSTS)
 
 
+@lru_cache(64)
+def _takes_json(accept: bytes) -> bool:
+    """Whether a client takes JSON as an answer (RFC 9110, section 12.5.1).
+
+    The specification has clients accept event streams as well, and does not have servers insist.
+    """
+    for each in accept.lower().split(b","):
+        kind, *parameters = (part.strip() for part in each.split(b";"))
+        if kind in _KINDS_OF_JSON and not any(_NEVER.fullmatch(parameter) for parameter in parameters):
+            return True
+    return False
+
+
 class Intake:
     """Takes bodies in, within limits of size and time for each, and of size for all that are under way."""
 
@@ -80,28 +94,26 @@ class Intake:
         event = await receive() if length != b"0" else None
         if event is not None and not event.get("more_body") and event["type"] == "http.request":
             return bytes(event.get("body", b""))
-        chunks: list[bytes] = []
+        body = bytearray()  # not a list of parts, of which each takes more than its own size
         try:
             async with asyncio.timeout(_BODY_SECONDS):
-                await self._take(chunks, receive, event)
+                await self._take(body, receive, event)
         except TimeoutError as error:
             message = f"The body did not come within {_BODY_SECONDS:g} s."
             raise WireError(wire.INVALID_REQUEST, message, status=408) from error
         finally:
-            self._held -= sum(map(len, chunks))
-        return b"".join(chunks)
+            self._held -= len(body)
+        return bytes(body)
 
-    async def _take(self, chunks: list[bytes], receive: Receive, event: MutableMapping[str, Any] | None) -> None:
-        size = 0
+    async def _take(self, body: bytearray, receive: Receive, event: MutableMapping[str, Any] | None) -> None:
         while True:
             event = event or await receive()
             if event["type"] == "http.disconnect":
                 raise WireError(wire.INVALID_REQUEST, "The client left before its request was complete.")
             chunk = event.get("body", b"")
-            chunks.append(chunk)
-            size += len(chunk)
+            body += chunk
             self._held += len(chunk)
-            if size > settings.MCP_MAX_BODY_BYTES:
+            if len(body) > settings.MCP_MAX_BODY_BYTES:
                 raise _too_large()
             if self._held > _MOST_HELD:
                 message = "Too many large requests are under way. Try again in a few seconds."

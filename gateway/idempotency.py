@@ -12,7 +12,6 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
-import orjson
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.utils import timezone
@@ -20,6 +19,7 @@ from django.utils.crypto import salted_hmac
 
 from audit.entry import uuid7
 from gateway.models import KeyedCall
+from tools import exact
 
 KEPT = timedelta(hours=24)
 # How long a call may be under way beyond its own time limit: its records, and a busy process.
@@ -66,7 +66,7 @@ def claim(user_id: int, tool: str, key: str, arguments: dict[str, Any], *, repea
 
 
 def _digest(arguments: dict[str, Any]) -> str:
-    raw = orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
+    raw = exact.ordered(arguments)
     return salted_hmac("gateway.idempotency", raw, algorithm="sha256").hexdigest()
 
 

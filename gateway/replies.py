@@ -7,9 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import orjson
-
 from gateway.http import ASGIScope, Send, respond
+from tools import exact
 
 logger = logging.getLogger("gateway.replies")
 
@@ -166,7 +165,7 @@ class Reply:
         """Send a message as an event, under the id that it has already, if it has one. Never blocks: a client that
         leaves too much unread is left.
         """
-        data = message if isinstance(message, bytes) else orjson.dumps(message)
+        data = message if isinstance(message, bytes) else exact.written(message)
         self.open()
         if self.is_lost and (self.log is None or self._unwritten > _MOST_UNSENT):
             return

@@ -21,6 +21,7 @@ from gateway import wire
 from gateway.calls import OURS, Answer, Call, known_of
 from gateway.wire import Message, WireError
 from keyring.keys import DecryptionError, ring
+from tools import exact
 from tools.connectors.mcp_input import ASKING_METHODS
 
 _PURPOSE = "request-state"
@@ -53,7 +54,7 @@ def continued(message: Message, call: Call, snapshot: Snapshot) -> Call:
     if _ON_RECORD in call.arguments:
         raise _wrong(f"An argument cannot be named {_ON_RECORD} in a call that goes on.")
     continuation: dict[str, Any] = {_ANSWERS: answers} if answers else {}
-    raw = orjson.dumps({**call.arguments, _ON_RECORD: answers}) if answers else call.raw
+    raw = exact.written({**call.arguments, _ON_RECORD: answers}) if answers else call.raw
     if _STATE not in message.params:
         return call._replace(raw=raw, continuation=continuation)
     state = opened(_binding(message, call, snapshot), message.params[_STATE])
@@ -74,7 +75,7 @@ def _binding(message: Message, call: Call, snapshot: Snapshot) -> bytes:
     known, principal = known_of(snapshot, call), call.principal
     source = known.source.source.id if known else None
     same = {name: value for name, value in message.params.items() if name not in _OF_ROUND}
-    digest = hashlib.sha256(orjson.dumps(same, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    digest = hashlib.sha256(exact.ordered(same)).hexdigest()
     return orjson.dumps([message.method, principal.user_id, principal.token, digest, str(source)])
 
 

@@ -10,12 +10,11 @@ import base64
 import binascii
 import re
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple
 
-import orjson
-
+from tools import exact
 from tools.mirrored import value_at
-from tools.nesting import is_writable
 
 MODERN = "2026-07-28"
 LEGACY = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
@@ -37,9 +36,13 @@ RESOURCE_NOT_FOUND = -32002
 
 _NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
 _ROUTING = (b"mcp-protocol-version", b"mcp-method", b"mcp-name")
+# Of these, too, readers would take different ones.
+_SINGLE = (b"host", b"origin", b"authorization", b"content-type", b"mcp-session-id", b"last-event-id")
+_NUMBER = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 _SENTINEL = re.compile(r"=\?base64\?(.*)\?=", re.DOTALL)
-_LONGEST_ID = 256
-_MOST_LEVELS = 240
+_LONGEST_ID, _LEAST_ID, _GREATEST_ID = 256, -(2**63), 2**64 - 1
+# The revision that has batches, and how long we take them.
+BATCHING, _LONGEST_BATCH = "2025-03-26", 20
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 Id = str | int | None
@@ -113,35 +116,54 @@ Headers = Mapping[bytes, bytes]
 
 
 def headers_of(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Header names (lower case) to stripped values. A routing header that occurs twice is refused: readers would
-    differ.
+    """Header names (lower case) to stripped values; lists in several lines are joined (RFC 9110, section 5.2).
+
+    Raises WireError where a header that has one value occurs twice: readers would differ.
     """
     found: dict[bytes, bytes] = {}
     for name, value in raw:
-        if name in found and (name in _ROUTING or name.startswith(b"mcp-param-")):
-            raise WireError(HEADER_MISMATCH, f"The header {name.decode('latin-1')} occurs twice.")
-        found[name] = value.strip()
+        found[name] = _joined(name, found[name], value) if name in found else value.strip()
     return found
 
 
-def parse(body: bytes, headers: Headers) -> Message:
-    """The message in `body`, checked against its headers. Raises WireError."""
+def _joined(name: bytes, before: bytes, value: bytes) -> bytes:
+    if name in _SINGLE:
+        raise WireError(INVALID_REQUEST, f"The header {name.decode('latin-1')} occurs twice.")
+    if name in _ROUTING or name.startswith(b"mcp-param-"):
+        raise WireError(HEADER_MISMATCH, f"The header {name.decode('latin-1')} occurs twice.")
+    return b"%b, %b" % (before, value.strip())
+
+
+def read(body: bytes, headers: Headers) -> Any:
+    """The JSON of a message, or of several where the revision has batches. Raises WireError."""
     try:
-        message = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise WireError(PARSE_ERROR, f"The body is not JSON: {error}") from error
-    # Only a body with many brackets can be deep.
-    if body.count(b"[") + body.count(b"{") > _MOST_LEVELS and not is_writable(message):
-        raise WireError(PARSE_ERROR, f"The body is nested more than {_MOST_LEVELS} levels deep.")
-    if isinstance(message, list):
-        raise WireError(INVALID_REQUEST, "Batches are not supported: send one message in each request.")
+        content = exact.read(body)
+    except ValueError as error:
+        raise WireError(PARSE_ERROR, f"The body is not JSON that reads in one way only: {error}"[:500]) from error
+    if isinstance(content, list):
+        _check_batch(content, headers)
+    return content
+
+
+def _check_batch(messages: list[Any], headers: Headers) -> None:
+    if (_header(headers, b"mcp-protocol-version") or _ASSUMED) != BATCHING:
+        raise WireError(INVALID_REQUEST, f"Only revision {BATCHING} has batches: send one message in each request.")
+    if not 0 < len(messages) <= _LONGEST_BATCH:
+        raise WireError(INVALID_REQUEST, f"A batch has at least one message, and at most {_LONGEST_BATCH}.")
+    if any(isinstance(each, dict) and each.get("method") == "initialize" for each in messages):
+        raise WireError(INVALID_REQUEST, "initialize comes alone, not in a batch.")
+
+
+def message_of(message: Any, headers: Headers) -> Message:
+    """The message with that content, checked against its headers. Raises WireError."""
     if not isinstance(message, dict) or message.get("jsonrpc") != "2.0":
         raise WireError(INVALID_REQUEST, 'A message is an object with "jsonrpc": "2.0".')
     identifier = _identifier(message)
     try:
         return _message(message, identifier, headers)
     except WireError as error:
-        error.identifier = identifier
+        # The id of a response is ours: with it, the client would take the error for an answer to a request of its own.
+        error.identifier = identifier if "method" in message else None
         raise
 
 
@@ -151,32 +173,48 @@ def _identifier(message: dict[str, Any]) -> Id:
     value = message["id"]
     if isinstance(value, str) and len(value) <= _LONGEST_ID:
         return value
-    if isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and _LEAST_ID <= value <= _GREATEST_ID:
         return value
-    raise WireError(INVALID_REQUEST, f"An id is a whole number or a string of at most {_LONGEST_ID} characters.")
+    said = f"An id is a whole number of at most 64 bits or a string of at most {_LONGEST_ID} characters."
+    raise WireError(INVALID_REQUEST, said)
 
 
 def _message(message: dict[str, Any], identifier: Id, headers: Headers) -> Message:
     method, params = message.get("method", ""), message.get("params", {})
-    if not isinstance(method, str) or (not method and "result" not in message and "error" not in message):
-        raise WireError(INVALID_REQUEST, "A message has a method, or is a response.")
+    if not isinstance(method, str) or bool(method) is ("result" in message or "error" in message):
+        raise WireError(INVALID_REQUEST, "A message has a method, or is a response with a result or an error.")
     if not method:
+        _check_response(message)
         params = message
     if not isinstance(params, dict):
         raise WireError(INVALID_PARAMS, "params must be an object.")
     meta = params.get("_meta", {})
+    if not isinstance(meta, dict):
+        raise WireError(INVALID_PARAMS, "params._meta must be an object.")
     header = _header(headers, b"mcp-protocol-version")
-    if header in LEGACY or (header is None and not (isinstance(meta, dict) and _VERSION_KEY in meta)):
-        if isinstance(meta, dict) and meta.get(_VERSION_KEY, header) != header:
+    if header in LEGACY or (header is None and _VERSION_KEY not in meta):
+        if meta.get(_VERSION_KEY, header) != header:
             raise WireError(HEADER_MISMATCH, f"The header says revision {header}, the body another one.")
         return Message(method, params, identifier, False, header or _ASSUMED, _client(params.get("clientInfo")))
     return _modern(method, params, meta, identifier, header, headers)
 
 
+def _check_response(message: dict[str, Any]) -> None:
+    """JSON-RPC 2.0, section 5."""
+    result, error = message.get("result", {}), message.get("error", {"code": 0, "message": ""})
+    sound = isinstance(error, dict) and type(error.get("code")) is int and isinstance(error.get("message"), str)
+    has_one = "id" in message and "error" not in message if "result" in message else "error" in message
+    if not has_one or not isinstance(result, dict) or not sound:
+        said = "A response has either a result (object) and an id, or an error (object with code and message)."
+        raise WireError(INVALID_REQUEST, said)
+
+
 def _modern(
-    method: str, params: dict[str, Any], meta: Any, identifier: Id, header: str | None, headers: Headers
+    method: str, params: dict[str, Any], meta: dict[str, Any], identifier: Id, header: str | None, headers: Headers
 ) -> Message:
-    version = meta.get(_VERSION_KEY) if isinstance(meta, dict) else None
+    if not method:
+        raise WireError(INVALID_REQUEST, f"Revision {MODERN} has no responses of clients: answer in a new request.")
+    version = meta.get(_VERSION_KEY)
     if identifier is not None or version is not None:
         if not isinstance(version, str) or not isinstance(meta.get(_CAPABILITIES_KEY), dict):
             raise WireError(
@@ -189,10 +227,10 @@ def _modern(
     if header != MODERN:
         data = {"supported": [MODERN, *LEGACY], "requested": header}
         raise WireError(UNSUPPORTED_VERSION, f"Revision {header} is not supported.", data=data)
-    _compare(headers, b"mcp-method", method, "Mcp-Method")
+    if identifier is not None or b"mcp-method" in headers:  # Which headers notifications have is not said.
+        _compare(headers, b"mcp-method", method, "Mcp-Method")
     if key := _NAMED.get(method):
         _compare(headers, b"mcp-name", params.get(key), "Mcp-Name")
-    meta = meta if isinstance(meta, dict) else _NOTHING
     client = _client(meta.get(_CLIENT_KEY))
     return Message(method, params, identifier, True, MODERN, client, meta.get(_CAPABILITIES_KEY) or _NOTHING)
 
@@ -224,18 +262,16 @@ def _same(sent: str | None, value: Any) -> bool:
     if isinstance(value, bool):
         return sent == ("true" if value else "false")
     if isinstance(value, (int, float)):
-        try:
-            return float(sent) == float(value)
-        except (ValueError, OverflowError):
-            return False
+        # As numbers: 42.0 is 42.
+        return _NUMBER.fullmatch(sent) is not None and Decimal(sent) == Decimal(value)
     return bool(sent == value)
 
 
 def decoded(value: str) -> str | None:
-    """A header value out of its `=?base64?…?=` form, if it is in that form; None when that is broken."""
+    """A header value out of its `=?base64?…?=` form, if it is in that form; None when it is broken or not ASCII."""
     match = _SENTINEL.fullmatch(value)
     if match is None:
-        return value
+        return value if value.isascii() else None
     try:
         raw = base64.b64decode(match[1], validate=True)
         return raw.decode() if base64.b64encode(raw).decode() == match[1] else None
@@ -257,7 +293,7 @@ def _client(info: Any) -> str | None:
 
 def result_body(identifier: Id, result: Any) -> bytes:
     """A JSON-RPC response."""
-    return orjson.dumps({"jsonrpc": "2.0", "id": identifier, "result": result})
+    return exact.written({"jsonrpc": "2.0", "id": identifier, "result": result})
 
 
 def error_body(error: WireError) -> bytes:
@@ -265,4 +301,6 @@ def error_body(error: WireError) -> bytes:
     content: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.data is not None:
         content["data"] = error.data
-    return orjson.dumps({"jsonrpc": "2.0", "id": error.identifier, "error": content})
+    # An error that answers nothing in particular has no id (MCP 2025-11-25 and 2026-07-28, basic, "Error Responses").
+    known = {} if error.identifier is None else {"id": error.identifier}
+    return exact.written({"jsonrpc": "2.0", **known, "error": content})

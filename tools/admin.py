@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
-import orjson
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.postgres.fields import ArrayField
@@ -28,7 +27,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget  
 from audit.bulk import BulkAdmin, bulk_action
 from audit.doors import RecordedAdmin
 from audit.theme import BaseTabularInline, action, badge, code_block, display, mono
-from tools import clients, source_admin  # noqa: F401 - registers its own model
+from tools import clients, exact, source_admin  # noqa: F401 - registers its own model
 from tools.connectors.registry import kinds
 from tools.counting import OF_TOOLSETS, Counted
 from tools.definitions import DefinitionRefused, publish
@@ -263,7 +262,7 @@ def definition_of(tool: Tool) -> dict[str, Any]:
     """The current definition; empty when there is none."""
     if tool.current is None:
         return {}
-    found: dict[str, Any] = orjson.loads(tool.current.definition)
+    found: dict[str, Any] = exact.taken(tool.current.definition)
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from django.db import transaction
 from django.db.models import QuerySet
 from django.http import Http404
@@ -18,6 +17,7 @@ from audit.caller import caller_of
 from audit.changes import record_event
 from audit.doors import RecordedViewSet
 from audit.models import Record
+from tools import exact
 from tools.configuration import Refused, configure, specify, stored_secrets
 from tools.connectors.registry import connector_class, kinds
 from tools.definitions import DefinitionRefused, publish
@@ -237,7 +237,7 @@ class ToolSerializer(_Recorded, serializers.ModelSerializer[Tool]):
     @extend_schema_field(serializers.DictField(allow_null=True))
     def get_definition(self, tool: Tool) -> Any:
         """The tool object of tools/list."""
-        return None if tool.current is None else orjson.loads(tool.current.definition)
+        return None if tool.current is None else exact.taken(tool.current.definition)
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         """The source is fixed; only tools that are written by hand have a spec to give."""
@@ -301,7 +301,7 @@ class _Offered(serializers.ModelSerializer[Any]):
     @extend_schema_field(serializers.DictField())
     def get_definition(self, offered: Any) -> Any:
         """As the source gave it, but for the prefix of a prompt's name."""
-        return orjson.loads(offered.definition)
+        return exact.taken(offered.definition)
 
 
 class PromptSerializer(_Offered):

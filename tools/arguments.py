@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-import orjson
-
+from tools import exact
 from tools.nesting import is_writable
 
 Kind = Literal["text", "long", "number", "choice", "date", "datetime", "json", "object", "list"]
@@ -283,7 +282,7 @@ def _read(form: Field, errors: dict[str, str]) -> Any:
             return seconds + _UTC if _SECOND.fullmatch(seconds) else text
         case "choice" | "json":
             try:
-                found = orjson.loads(text)
+                found = exact.taken(text)
             except ValueError as error:
                 errors[form.name] = f"This is not JSON: {error}."
                 return _UNSET
@@ -297,8 +296,8 @@ def _read(form: Field, errors: dict[str, str]) -> Any:
 def _number(text: str) -> Any:
     """The number, or the text as it is: then the schema refuses it, in its own words."""
     try:
-        found = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        found = exact.taken(text)
+    except ValueError:
         return text
     return found if isinstance(found, (int, float)) and not isinstance(found, bool) else text
 

@@ -11,6 +11,7 @@ import pydantic
 from django.db import transaction
 from django.db.models import Max
 
+from tools import exact
 from tools.connectors.registry import connector_class
 from tools.models import Tool, ToolVersion
 from tools.schemas import compile_schema
@@ -57,7 +58,7 @@ def publish(tool: Tool, offered: dict[str, Any] | None = None) -> ToolVersion:
     """
     definition = named(offered or derive(tool) or _present(tool), tool.name)
     try:
-        text = orjson.dumps(definition)
+        text = exact.written(definition)
     except orjson.JSONEncodeError as error:
         raise DefinitionRefused("The definition holds something that JSON cannot.") from error
     if len(text) > _LARGEST:
@@ -81,7 +82,7 @@ def without_marks(spec: dict[str, Any]) -> dict[str, Any]:
 def _present(tool: Tool) -> dict[str, Any]:
     if tool.current is None:
         raise DefinitionRefused("The tool has no definition yet: synchronise its data source.")
-    found: dict[str, Any] = orjson.loads(tool.current.definition)
+    found: dict[str, Any] = exact.taken(tool.current.definition)
     return found
 
 

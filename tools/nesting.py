@@ -6,11 +6,13 @@ from typing import Any
 
 import orjson
 
+from tools import exact
+
 
 def is_writable(value: Any) -> bool:
     """Whether `value` can be serialised some levels further down: orjson reads 1,024 levels, but writes 254."""
     try:
-        orjson.dumps([[[[value]]]])
+        exact.written([[[[value]]]])
     except (orjson.JSONEncodeError, RecursionError):
         return False
     return True

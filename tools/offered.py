@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import orjson
 
+from tools import exact
 from tools.connectors.base import Kind, Offer
 from tools.definitions import DefinitionRefused, named
 from tools.models import DataSource, Offered, Prompt, Resource
@@ -107,7 +108,7 @@ def _save(row: Offered, offer: Offer) -> str:
 
 def _written(definition: dict[str, Any]) -> str:
     try:
-        text = orjson.dumps(definition)
+        text = exact.written(definition)
     except orjson.JSONEncodeError as error:
         raise DefinitionRefused("The definition holds something that JSON cannot.") from error
     if len(text) > _LARGEST:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
-import orjson
 from django import forms
 from django.contrib import admin
 from django.contrib.postgres.fields import ArrayField
@@ -16,6 +15,7 @@ from unfold.widgets import UnfoldAdminTextInputWidget  # type: ignore[import-unt
 
 from audit.bulk import BulkAdmin, bulk_action
 from audit.theme import badge, code_block, display, mono
+from tools import exact
 from tools.models import Offered, Prompt, Resource, tag
 
 SILENT = "Its data source did not answer when it was last checked: this is what it offered before. Lists still have it."
@@ -79,13 +79,13 @@ class OfferedAdmin(BulkAdmin):
     @display(description="Title")
     def title(self, offered: Offered) -> str:
         """What the definition calls it."""
-        found = orjson.loads(offered.definition)
+        found = exact.taken(offered.definition)
         return str(found.get("title") or found.get("description") or "-")[:80]
 
     @display(description="Definition")
     def shown_definition(self, offered: Offered) -> SafeString:
         """The object of the list, as clients get it."""
-        return code_block(json.dumps(orjson.loads(offered.definition), indent=2, ensure_ascii=False))
+        return code_block(json.dumps(exact.taken(offered.definition), indent=2, ensure_ascii=False))
 
     @display(description="Fingerprint")
     def print(self, offered: Offered) -> SafeString:

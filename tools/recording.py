@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from audit.datakeys import Subject
 from audit.subjects import subject_hash as subject_hash
+from tools import exact
 
 Treatment = Literal["clear", "last4", "domain", "length", "encrypted", "dropped"]
 
@@ -136,9 +137,9 @@ class Recording:
         facts: dict[str, Any] = {"keeps_result": self.keeps_result} if self.keeps_result else {}
         shown, kept = _walked(arguments, (self.rules,), self.otherwise, 0)
         if shown is not _ABSENT:
-            facts["shown"] = _bounded(orjson.dumps(shown))
+            facts["shown"] = _bounded(exact.written(shown))
         if kept is not arguments:
-            facts["some_arguments"] = b"" if kept is _ABSENT else orjson.dumps(kept)
+            facts["some_arguments"] = b"" if kept is _ABSENT else exact.written(kept)
         if self.subject and (value := _at(arguments, self.subject[0])) is not None:
             facts["subject"] = Subject(self.subject[1], self.hashed(self.subject[1], value))
         return facts

@@ -6,13 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from django import forms
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold import widgets  # type: ignore[import-untyped]
 
 from audit.theme import with_code
+from tools import exact
 from tools.models import DataSource, Tool
 from tools.recording import TREATMENTS, Policy, PolicyRefused, checked, compiled, effective
 
@@ -110,7 +110,7 @@ def arguments_of(target: Tool | DataSource) -> list[str]:
 def _properties(target: Tool | DataSource) -> dict[str, Any]:
     if not isinstance(target, Tool) or target.current is None:
         return {}
-    found = orjson.loads(target.current.definition).get("inputSchema", {}).get("properties", {})
+    found = exact.taken(target.current.definition).get("inputSchema", {}).get("properties", {})
     return found if isinstance(found, dict) else {}
 
 
@@ -150,9 +150,9 @@ def recording_example(target: Tool | DataSource) -> SafeString:
     facts = recording.told(arguments) if recording else {}
     kept = facts.get("some_arguments")
     lines = [
-        ("A call with", _pretty(orjson.dumps(arguments))),
+        ("A call with", _pretty(exact.written(arguments))),
         ("Shown in the record", _pretty(facts["shown"]) if "shown" in facts else "nothing"),
-        ("Kept encrypted", _pretty(orjson.dumps(arguments) if kept is None else kept) or "nothing"),
+        ("Kept encrypted", _pretty(exact.written(arguments) if kept is None else kept) or "nothing"),
         ("Belongs to", f"the {facts['subject'].kind}" if "subject" in facts else "the caller"),
         (
             "Of the result",
@@ -192,5 +192,5 @@ def _pretty(raw: str | bytes) -> str:
     """On one line, as long as that is short."""
     if not raw:
         return ""
-    short = json.dumps(orjson.loads(raw), ensure_ascii=False)
-    return short if len(short) <= 80 else json.dumps(orjson.loads(raw), indent=2, ensure_ascii=False)
+    short = json.dumps(exact.taken(raw), ensure_ascii=False)
+    return short if len(short) <= 80 else json.dumps(exact.taken(raw), indent=2, ensure_ascii=False)

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, cast
 import orjson
 from pydantic import Field
 
+from tools import exact
 from tools.connectors.base import Connector, ConnectorError, Context, Kind, Offer, Result, Source, Spec
 from tools.connectors.mcp_input import ASKING_METHODS, INPUT_REQUIRED, questions_of, told
 from tools.connectors.mcp_leases import Leases, declared_to_legacy
@@ -403,7 +404,7 @@ class McpCore(Connector):
 def written(message: dict[str, Any]) -> bytes:
     """The message as JSON. Raises ConnectorError."""
     try:
-        return orjson.dumps(message)
+        return exact.written(message)
     except orjson.JSONEncodeError as error:
         raise ConnectorError("invalid_arguments", "The arguments cannot be written as JSON.", sent=False) from error
 
@@ -411,8 +412,8 @@ def written(message: dict[str, Any]) -> bytes:
 def parsed(body: bytes) -> dict[str, Any] | None:
     """The JSON object in `body`; None when it is something else."""
     try:
-        message = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        message = exact.taken(body)
+    except ValueError:
         return None
     return message if isinstance(message, dict) else None
 
