@@ -7,6 +7,7 @@ PIP_COMPILE := $(BIN)/python -m piptools compile --quiet --generate-hashes --str
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 ARGS ?=
 CLIENTS := mcpsite/tests/clients
+UPSTREAMS := mcpsite/tests/upstreams
 CONFORMANCE := bench/conformance
 
 .PHONY: programs run test test-first test-rest check lock bench conformance tamper chaos screenshots clean
@@ -15,7 +16,8 @@ CONFORMANCE := bench/conformance
 run: .venv/.installed
 	@exec $(BIN)/python manage.py up $(ARGS)
 
-test: programs .venv/.installed-dev $(CLIENTS)/node_modules/.installed .venv-mcp1/.installed .venv-fastmcp/.installed
+test: programs .venv/.installed-dev $(CLIENTS)/node_modules/.installed .venv-mcp1/.installed .venv-fastmcp/.installed \
+		$(UPSTREAMS)/node_modules/.installed .venv-upstreams/.installed
 ifeq ($(ARGS)$(DATABASE_URL)$(REDIS_URL),)
 	@$(MAKE) --no-print-directory --jobs=2 test-first test-rest
 else
@@ -53,6 +55,7 @@ lock: .venv/.installed-dev
 	$(PIP_COMPILE) --output-file=requirements-dev.lock requirements-dev.txt
 	$(PIP_COMPILE) --output-file=$(CLIENTS)/requirements-python1.lock $(CLIENTS)/requirements-python1.txt
 	$(PIP_COMPILE) --output-file=$(CLIENTS)/requirements-fastmcp.lock $(CLIENTS)/requirements-fastmcp.txt
+	$(PIP_COMPILE) --output-file=$(UPSTREAMS)/requirements.lock $(UPSTREAMS)/requirements.txt
 
 bench: .venv/.installed-dev
 	@exec $(BIN)/python -m bench $(ARGS)
@@ -74,7 +77,7 @@ screenshots: programs .venv/.installed-dev
 	@exec $(BIN)/python -m mcpsite.tests.browser.screenshots $(ARGS)
 
 clean:
-	rm -rf .venv .venv-* $(CLIENTS)/node_modules $(CONFORMANCE)/node_modules .pytest_cache .mypy_cache .ruff_cache staticfiles
+	rm -rf .venv .venv-* $(CLIENTS)/node_modules $(UPSTREAMS)/node_modules $(CONFORMANCE)/node_modules .pytest_cache .mypy_cache .ruff_cache staticfiles
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -90,23 +93,25 @@ $(BIN)/python:
 	$(PIP) --requirement requirements-dev.lock
 	@touch $@
 
-# What tests use of Debian: a browser to look at pages, and curl for the commands that the admin gives to paste.
+# What tests use of Debian: a browser to look at pages, curl for the commands that the admin gives to paste, and git for a
+# server that reads repositories.
 programs:
-	@missing=; for each in chromium curl; do command -v $$each >/dev/null || missing="$$missing $$each"; done; \
+	@missing=; for each in chromium curl git; do command -v $$each >/dev/null || missing="$$missing $$each"; done; \
 	ls /usr/lib/*/rsyslog/lmnsd_gtls.so >/dev/null 2>&1 || missing="$$missing rsyslog rsyslog-gnutls"; \
 	test -z "$$missing" || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && \
 		apt-get install -y -qq --no-install-recommends $$missing; } || \
 		{ echo "The tests need programs that are not installed: sudo apt-get install$$missing"; exit 1; }
 
-# The clients that are tested besides the Python SDK which the site itself uses, and the suite of conformance. No script
-# of a package is run.
+# The clients that are tested besides the Python SDK which the site itself uses, the servers that are called through the site,
+# and the suite of conformance. No script of a package is run.
 %/node_modules/.installed: %/package-lock.json .venv/.installed-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm --prefix $* ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 .venv-mcp1/.installed: $(CLIENTS)/requirements-python1.lock
 .venv-fastmcp/.installed: $(CLIENTS)/requirements-fastmcp.lock
-.venv-mcp1/.installed .venv-fastmcp/.installed: | $(BIN)/python
+.venv-upstreams/.installed: $(UPSTREAMS)/requirements.lock
+.venv-mcp1/.installed .venv-fastmcp/.installed .venv-upstreams/.installed: | $(BIN)/python
 	$(BIN)/python -m venv $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement $<
 	@touch $@
