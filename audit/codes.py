@@ -30,6 +30,7 @@ MEANINGS: Mapping[str, str] = {
     "too_many_refusals": (
         "so many calls of this principal were refused that the next are counted, not recorded one by one"
     ),
+    "too_many_listeners": "the user, or all users together, have as many streams open at this worker as may be (429)",
     "malformed": (
         "the request was no call that could be read: bad JSON, headers that differ from the body, a wrong shape"
     ),

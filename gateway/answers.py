@@ -18,11 +18,11 @@ from gateway.wire import Message, WireError
 from tools import exact
 from tools.connectors.base import Kind
 
-_SERVER = {"name": "mcpsite", "title": "mcpsite", "version": "1"}
+SERVER = {"name": "mcpsite", "title": "mcpsite", "version": "1"}
 _CAPABILITIES: dict[str, Any] = {
-    "tools": {"listChanged": False},
-    "prompts": {"listChanged": False},
-    "resources": {"listChanged": False, "subscribe": False},
+    "tools": {"listChanged": True},
+    "prompts": {"listChanged": True},
+    "resources": {"listChanged": True, "subscribe": True},
     "completions": {},
 }
 # Method → what it lists, and under which name.
@@ -57,14 +57,15 @@ def sees(snapshot: Snapshot, principal: Principal, toolset: str) -> bool:
     return any(_visible(snapshot, principal, toolset, kind) for kind in _KINDS)
 
 
-def _key(principal: Principal, toolset: str | None) -> tuple[object, ...]:
+def list_key(principal: Principal, toolset: str | None) -> tuple[object, ...]:
+    """Who has the same key sees the same lists."""
     return principal.roles, principal.toolset, Scope.TOOLS in principal.scopes, toolset
 
 
 def _visible(
     snapshot: Snapshot, principal: Principal, toolset: str | None, kind: Kind
 ) -> list[ToolEntry] | list[OfferedEntry]:
-    key = (*_key(principal, toolset), kind)
+    key = (*list_key(principal, toolset), kind)
     found: list[ToolEntry] | list[OfferedEntry] | None = snapshot.lists.get(key)
     if found is None:
         if kind == "tool":
@@ -76,9 +77,14 @@ def _visible(
     return found
 
 
+def definitions(snapshot: Snapshot, principal: Principal, toolset: str | None, kind: Kind) -> list[bytes]:
+    """What the list of that kind holds, as it is sent."""
+    return [entry.definition for entry in _visible(snapshot, principal, toolset, kind)]
+
+
 def _pages_for(snapshot: Snapshot, principal: Principal, toolset: str | None, message: Message) -> list[bytes]:
     kind, name = LISTS[message.method]
-    key = (*_key(principal, toolset), kind, message.modern)
+    key = (*list_key(principal, toolset), kind, message.modern)
     pages: list[bytes] | None = snapshot.lists.get(key)
     if pages is None:
         entries = _visible(snapshot, principal, toolset, kind)
@@ -93,7 +99,7 @@ def _pages(entries: Sequence[ToolEntry | OfferedEntry], name: bytes, modern: boo
         body = b'{"' + name + b'":[' + b",".join([entry.definition for entry in page]) + b"]"
         if start + _PAGE < len(entries):
             body += b',"nextCursor":"%d"' % (start // _PAGE + 1)
-        meta: dict[str, Any] = {wire.SERVER_INFO_KEY: _SERVER} if modern else {}
+        meta: dict[str, Any] = {wire.SERVER_INFO_KEY: SERVER} if modern else {}
         if known := [entry.name for entry in page if entry.source.source.id in silent]:
             meta[_LAST_KNOWN] = known
         if modern:
@@ -124,7 +130,7 @@ def discovered(message: Message) -> bytes:
         "capabilities": _CAPABILITIES,
         "ttlMs": _LIST_TTL_MS,
         "cacheScope": "private",
-        "_meta": {wire.SERVER_INFO_KEY: _SERVER},
+        "_meta": {wire.SERVER_INFO_KEY: SERVER},
     }
     return wire.result_body(message.identifier, result)
 
@@ -140,7 +146,7 @@ def negotiated(message: Message) -> str:
 def initialized(message: Message, revision: str, *, in_session: bool) -> bytes:
     """The answer to `initialize`. What needs a session is offered in one only."""
     capabilities = _CAPABILITIES | ({"logging": {}} if in_session else {})
-    result = {"protocolVersion": revision, "capabilities": capabilities, "serverInfo": _SERVER}
+    result = {"protocolVersion": revision, "capabilities": capabilities, "serverInfo": SERVER}
     return wire.result_body(message.identifier, result)
 
 
@@ -224,7 +230,7 @@ def _dressed(
 ) -> bytes:
     """The response with that result, our words in its `_meta`, and what the client's era asks for."""
     if message.modern:
-        kind, meta = b',"resultType":"' + kind_of + b'"' + hints, meta | {wire.SERVER_INFO_KEY: _SERVER}
+        kind, meta = b',"resultType":"' + kind_of + b'"' + hints, meta | {wire.SERVER_INFO_KEY: SERVER}
     else:
         kind, meta = b"", {name: value for name, value in meta.items() if name != wire.SERVER_INFO_KEY}
     head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(message.identifier) + b',"result":'

@@ -26,6 +26,7 @@ from gateway.calls import Answer, Call, Pipeline, Refused
 from gateway.clients import peer_of
 from gateway.events import Events
 from gateway.feed import Feed
+from gateway.hearing import Hearing
 from gateway.http import ASGIScope, Receive, Send
 from gateway.legacy import SESSION, Legacy
 from gateway.limits import Budgets
@@ -36,6 +37,7 @@ from gateway.questions import Questions
 from gateway.replies import CLIENT_LEFT, Reply, Streams
 from gateway.sessions import Sessions
 from gateway.sources import Connectors
+from gateway.subscriptions import SUBSCRIBE, Subscriptions
 from gateway.tally import Reading
 from gateway.visits import Handler, Taker, Visit
 from gateway.wire import Message, WireError
@@ -83,10 +85,14 @@ class Gateway:
         self.questions = Questions(self.mail)
         self.legacy = Legacy(self.sessions, self.events, self.questions, self.mail, self.ledger)
         self.withdrawals = Withdrawals(self.mail)
+        self.hearing = Hearing(self.connectors, hears=program == "web")
+        self.listening = self.hearing.listening
+        self.subscriptions = Subscriptions(self.hearing, self.sessions, self.mail, self._subscribe)
+        self.legacy.attend = self.subscriptions.attend
         # Of each era: what serves a method.
         self.methods: Mapping[bool, dict[str, Handler]] = {
-            True: self._methods_of_both() | {"server/discover": self._discover},
-            False: self._methods_of_both() | self.legacy.methods | {"ping": self._ping},
+            True: self._methods_of_both() | {"server/discover": self._discover} | self.subscriptions.modern,
+            False: self._methods_of_both() | self.legacy.methods | self.subscriptions.legacy | {"ping": self._ping},
         }
         # What takes what is not answered, by method; responses are under the empty one.
         self.unanswered: dict[str, Taker] = self.legacy.unanswered | self.withdrawals.unanswered
@@ -97,6 +103,8 @@ class Gateway:
 
     def _swapped(self, snapshot: Snapshot) -> None:
         self.connectors.replace(snapshot)
+        self.listening.swap(snapshot)
+        self.hearing.swap(snapshot)
         if snapshot.erased_at != self._erased_at:
             self._erased_at = snapshot.erased_at
             self.ledger.forget_keys()
@@ -110,8 +118,14 @@ class Gateway:
         self.mail.start()
         self.metrics.start()
 
+    def wind_up(self) -> None:
+        """End what would go on for ever: the process is going to stop when all requests have their answer."""
+        self.listening.close()
+
     async def stop(self) -> None:
         """Finish what is under way, then disconnect."""
+        self.wind_up()
+        await self.hearing.stop()
         await self.mail.stop()
         await self.doorman.stop()
         await self.feed.stop()
@@ -270,6 +284,11 @@ class Gateway:
         if answer.code == INPUT_REQUIRED:
             return 200, answers.asked(message, answer, states.given(message, call, visit.snapshot, answer))
         return 200, form(message, answer)
+
+    async def _subscribe(self, message: Message, visit: Visit, reply: Reply, uri: str) -> Answer:
+        """Have the source of a resource subscribed to, which asks nobody anything. Raises Refused."""
+        call = self._call_of(visit, message, reply, uri, {"uri": uri})
+        return await self.pipeline.call(call._replace(kind="resource", method=SUBSCRIBE, peer=None))
 
     def _call_of(self, visit: Visit, message: Message, reply: Reply, name: str, arguments: dict[str, Any]) -> Call:
         return Call(

@@ -28,6 +28,11 @@ _USED = (
 )
 
 
+def bearer_of(headers: wire.Headers) -> str:
+    """The token of a request that was admitted."""
+    return headers[b"authorization"].decode("latin-1").partition(" ")[2].strip()
+
+
 class Doorman:
     """Admits principals. Notes the last use of tokens every few seconds, away from the call path."""
 

@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -60,6 +60,8 @@ class Session(NamedTuple):
     log_level: str | None = None
     # URIs of resources whose changes it wants to hear of.
     subscribed: tuple[str, ...] = ()
+    # Marks of the lists as they were when it last had a stream.
+    lists: tuple[str, ...] = ()
 
 
 class Sessions:
@@ -116,6 +118,10 @@ class Sessions:
 
     async def change(self, session: Session, **fields: Any) -> Session | None:
         """The session with these fields changed, for all workers; None when it has ended. Raises SessionsAway."""
+        return await self.edit(session, lambda kept: kept._replace(**fields))
+
+    async def edit(self, session: Session, edit: Callable[[Session], Session]) -> Session | None:
+        """The session as `edit` makes it of what is kept, whoever else changes it. As `change` otherwise."""
         key = _key(session.id)
         try:
             async with self._redis.pipeline() as pipeline:
@@ -124,7 +130,7 @@ class Sessions:
                     found = await pipeline.get(key)
                     if found is None:
                         return None
-                    changed = _unpacked(session.id, found)._replace(**fields)
+                    changed = edit(_unpacked(session.id, found))
                     pipeline.multi()  # type: ignore[no-untyped-call]
                     pipeline.set(key, _packed(changed), keepttl=True)
                     try:
@@ -209,5 +215,5 @@ def _packed(session: Session) -> bytes:
 
 
 def _unpacked(identifier: str, packed: bytes | str) -> Session:
-    user_id, token, revision, client, capabilities, log_level, subscribed = orjson.loads(packed)
-    return Session(identifier, user_id, token, revision, client, capabilities, log_level, tuple(subscribed))
+    user_id, token, revision, client, capabilities, log_level, *lists = orjson.loads(packed)
+    return Session(identifier, user_id, token, revision, client, capabilities, log_level, *map(tuple, lists))

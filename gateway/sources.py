@@ -39,7 +39,10 @@ class Connectors:
 
     def of(self, tool: ToolEntry | OfferedEntry) -> Connector:
         """The connector of the tool's source, or of what else is called."""
-        entry = tool.source
+        return self.of_source(tool.source)
+
+    def of_source(self, entry: SourceEntry) -> Connector:
+        """The connector of the source."""
         known = self._open.get(entry.source.id)
         if known is not None and known[0] is entry:
             return known[1]
@@ -72,6 +75,7 @@ class Connectors:
                 self._retire(connector)
 
     def _retire(self, connector: Connector) -> None:
+        connector.listen(None)
         task = asyncio.create_task(_close(connector, _GRACE_SECONDS))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -378,6 +378,20 @@ MAX_RESULT_BYTES = env.integer(
     minimum=1024,
     maximum=256 * 1024 * 1024,
 )
+MCP_STREAMS_PER_USER = env.integer(
+    "MCP_STREAMS_PER_USER",
+    "Streams (`subscriptions/listen`, GET) that a user may have open at each web worker.",
+    1_000,
+    minimum=1,
+    maximum=100_000,
+)
+MCP_STREAMS_PER_WORKER = env.integer(
+    "MCP_STREAMS_PER_WORKER",
+    "Streams that each web worker keeps open for all users together.",
+    10_000,
+    minimum=1,
+    maximum=100_000,
+)
 WEB_WORKERS = env.integer("WEB_WORKERS", "Web worker processes.", 2, minimum=1, maximum=64)
 
 # --- The ledger ------------------------------------------------------------------------------------------------------

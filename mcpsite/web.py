@@ -52,6 +52,16 @@ def serve(listener: socket.socket) -> None:
     warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
     import uvicorn  # whoever only binds the socket does without it
 
+    class Server(uvicorn.Server):
+        """Waits for requests that end, and not for streams that do not."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            """End those first."""
+            from mcpsite.asgi import application
+
+            application.gateway.wind_up()
+            await super().shutdown(sockets)
+
     from mcpsite.http import Protocol
 
     config = uvicorn.Config(
@@ -69,7 +79,7 @@ def serve(listener: socket.socket) -> None:
         backlog=BACKLOG,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config).run(sockets=[listener])
 
 
 def do_without() -> None:

@@ -16,6 +16,11 @@ class SyncOutcome:
     missing: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def is_news(self) -> bool:
+        """Whether anything is not as it was."""
+        return bool(self.created or self.changed or self.missing)
+
     def told(self) -> dict[str, Any]:
         """As it is kept and recorded: the names of what became different, the number of what did not."""
         named = {"created": self.created, "changed": self.changed, "missing": self.missing, "refused": self.refused}

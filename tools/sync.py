@@ -94,8 +94,10 @@ def _sentence(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def sync_source(row: DataSource) -> SyncOutcome:
+def sync_source(row: DataSource, take: Callable[[], list[Offer]] | None = None) -> SyncOutcome:
     """Bring the source's tools, prompts and resources up to date with its offers. Raises ConnectorError and ValueError.
+
+    `take` gives the offers of who has a connection already; else one is made.
 
     New tools are enabled, with their effect prefilled from the upstream's hints; no role may call them before a grant
     names them. Whatever an administrator has set since (name, effect, tags) stays. What is refused stays as it was.
@@ -106,7 +108,7 @@ def sync_source(row: DataSource) -> SyncOutcome:
     """
     if not connector_class(row.kind).discovers:
         return _republish(row)
-    offers = _with_connector(row, lambda connector: connector.discover())
+    offers = take() if take else _with_connector(row, lambda connector: connector.discover())
     outcome = SyncOutcome()
     with transaction.atomic():
         DataSource.objects.select_for_update().get(pk=row.pk)

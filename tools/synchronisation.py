@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from audit.ledger import Entry, record
 from audit.masking import known
 from audit.models import Record
 from keyring.keys import DecryptionError
-from tools.connectors.base import ConnectorError
+from tools.connectors.base import ConnectorError, Offer
 from tools.connectors.registry import connector_class
 from tools.models import DataSource, Synchronisation
 from tools.sync import SyncOutcome, sync_source
@@ -50,17 +51,30 @@ def ask_for_sync(source: DataSource, caller: Caller, door: str) -> None:
         latest.save()
 
 
-def synchronise(source: DataSource, caller: Caller, door: str, job_id: int | None = None) -> SyncOutcome:
-    """Synchronise now, and record what came of it together with the change.
+def synchronise(
+    source: DataSource,
+    caller: Caller,
+    door: str,
+    job_id: int | None = None,
+    *,
+    take: Callable[[], list[Offer]] | None = None,
+    is_told: bool = False,
+) -> SyncOutcome:
+    """Synchronise now, and record what came of it together with the change. `take` is that of `sync_source`.
 
-    Raises SyncRefused when one is under way, and SyncFailed, which is on record.
+    When the source itself told of a change (`is_told`), every worker heard it, and what was found by the first is no
+    news from the others: a record of nothing is not written. Raises SyncRefused when one is under way, and SyncFailed,
+    which is on record.
     """
     _begin(source, caller, job_id)
     try:
         with transaction.atomic():
-            outcome = sync_source(source)
-            _finish(source, found=outcome.told(), error="")
-            _record(source, caller, door, {"ok": True, **outcome.told()})
+            outcome = sync_source(source, take)
+            if is_told and not outcome.is_news:
+                _finish(source, error="")
+            else:
+                _finish(source, found=outcome.told(), error="")
+                _record(source, caller, door, {"ok": True, **outcome.told()})
     except (ConnectorError, DecryptionError, ValueError) as error:
         message = known().refresh().text(str(error) or type(error).__name__)
         with transaction.atomic():

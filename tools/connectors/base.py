@@ -6,7 +6,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo
 
@@ -150,6 +150,16 @@ def _nobody(code: str, detail: dict[str, Any]) -> None:
     """Nobody listens."""
 
 
+class Ear(Protocol):
+    """Hears what a source says without being asked."""
+
+    def lists_changed(self) -> None:
+        """It offers something else than before, or may do so."""
+
+    def resource_updated(self, uri: str) -> None:
+        """The resource is not as it was, or may not be."""
+
+
 class Connector(ABC):
     """One connection to the outside world, kept open in each process that uses it. All methods raise ConnectorError."""
 
@@ -160,6 +170,8 @@ class Connector(ABC):
     ToolSpec: ClassVar[type[Spec]]
     # Whether tools come from the source (`discover`) or are written by an administrator (`define`).
     discovers: ClassVar[bool]
+    # Whether sources of this kind say something without being asked.
+    hears: ClassVar[bool] = False
     # Whoever keeps connectors open may want to hear what happens to them: a code, and what there is to say about it.
     tell: Callable[[str, dict[str, Any]], None] = staticmethod(_nobody)
 
@@ -187,6 +199,16 @@ class Connector(ABC):
     async def request(self, method: str, params: dict[str, Any], context: Context) -> Result:
         """One of the requests that are about prompts and resources; only kinds that offer them are asked."""
         raise NotImplementedError
+
+    def listen(self, ear: Ear | None) -> None:  # noqa: B027 - not every kind hears
+        """Tell `ear` from now on what the source says; with None, hear no more."""
+
+    async def watch(self, uri: str) -> None:
+        """Have the source say when the resource changes. Raises ConnectorError where it will not."""
+        raise ConnectorError("upstream_refused", "The source does not tell of changes of its resources.")
+
+    def unwatch(self, uri: str) -> None:  # noqa: B027 - not every kind hears
+        """It need not say so any more."""
 
     async def close(self) -> None:  # noqa: B027 - not every kind holds something open
         """Let go of what is open."""

@@ -7,6 +7,7 @@ redirect and decodes no content encoding; llhttp (through httptools) parses what
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -25,6 +26,12 @@ _HEAD_LIMIT = 64 * 1024
 _IDLE_SECONDS = 4.0
 # Of several addresses one may swallow packets: the next is tried after so long.
 _DIAL_SECONDS = 2.0
+# Where the system lets us choose: the first probe of a silent connection, the time between them, and how many.
+_PROBES = {
+    getattr(socket, name): value
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+    if hasattr(socket, name)
+}
 
 
 class ConnectionBroken(ConnectorError):
@@ -263,8 +270,12 @@ class _Connection(asyncio.Protocol):
     # --- asyncio.Protocol ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember the transport."""
+        """Remember the transport, and find out within a minute when the other end is gone without a word."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's inherits from nothing
+        if (line := transport.get_extra_info("socket")) is not None:
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in _PROBES.items():
+                line.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
         """Parse; what nobody asked for ends the connection."""

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field, HttpUrl, SecretStr, ValidationInfo, field_validator
 
 from tools.connectors.base import Offer, Options, Source, refuse_closed
-from tools.connectors.mcp_core import McpCore
+from tools.connectors.mcp_ears import McpHearing, hears_changes
 from tools.connectors.mcp_headers import MirroringTool
 from tools.connectors.mcp_http import Upstream
 from tools.egress import Egress
@@ -26,6 +26,7 @@ class McpOptions(Options):
     max_connections: int = Field(
         default=32, ge=1, le=512, description="Connections that each process keeps at the most."
     )
+    hears_changes: bool = hears_changes()
 
     @field_validator("bearer_token")
     @classmethod
@@ -43,7 +44,7 @@ class McpOptions(Options):
         return value
 
 
-class McpConnector(McpCore):
+class McpConnector(McpHearing):
     """One upstream server: one pool of kept connections in each process."""
 
     kind = "mcp"
@@ -57,7 +58,7 @@ class McpConnector(McpCore):
         options: McpOptions = source.options
         token = options.bearer_token
         headers = {"Authorization": f"Bearer {token.get_secret_value()}"} if token else {}
-        self._upstream = Upstream(str(options.url), headers, egress, options.max_connections)
+        self._upstream = Upstream(str(options.url), headers, egress, options.max_connections, self._take)
 
     def _offer(self, definition: dict[str, Any]) -> Offer:
         return replace(super()._offer(definition), fault=fault(definition.get("inputSchema")))

@@ -401,6 +401,11 @@ class McpCore(Connector):
 # --- Messages ---------------------------------------------------------------------------------------------------------
 
 
+def introduced(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a request to a modern server that is made for no client."""
+    return {**params, "_meta": _MODERN_META}
+
+
 def written(message: dict[str, Any]) -> bytes:
     """The message as JSON. Raises ConnectorError."""
     try:
@@ -463,8 +468,12 @@ def _definitions(result: dict[str, Any], kind: Kind, key: str, name: str) -> lis
 
 
 def _capabilities_of(answer: dict[str, Any]) -> frozenset[str]:
+    """What the server declares: `tools`, and `tools.listChanged` where that is true."""
     declared = answer.get("capabilities")
-    return frozenset(declared) if isinstance(declared, dict) else frozenset()
+    if not isinstance(declared, dict):
+        return frozenset()
+    flags = ((name, flag) for name, more in declared.items() if isinstance(more, dict) for flag in more)
+    return frozenset(declared) | {f"{name}.{flag}" for name, flag in flags if declared[name][flag] is True}
 
 
 def _supported(error: RpcError) -> list[str]:

@@ -6,13 +6,16 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any
 
 from tools.connectors.base import ConnectorError
 from tools.connectors.event_stream import Resumable
 from tools.connectors.http1 import HttpClient, Response, Stream
 from tools.connectors.mcp_core import Estranged, Greeting, McpTool, SessionEnded, parsed, result_of, written
+from tools.connectors.mcp_ears import Deaf, Take
 from tools.connectors.mcp_headers import headers_of
+from tools.connectors.mcp_lines import HttpLine
 from tools.connectors.mcp_turn import Turn, cancelled, declined, reporting
 from tools.egress import Egress
 
@@ -25,9 +28,15 @@ _SESSION_ID = re.compile(r"[\x21-\x7e]{1,1024}")
 class Upstream:
     """JSON-RPC with one server over a pool of kept connections."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], egress: Egress, limit: int) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str], egress: Egress, limit: int, overheard: Take = lambda message: None
+    ) -> None:
         always = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream", **headers}
         self._client = HttpClient(url, always, egress, limit)
+        # Apart from the calls, of which it must take no connection: a stream and the one that takes its place.
+        self._ears = HttpClient(url, always, egress, 2)
+        # Takes what comes on the stream of a call and may be about something else.
+        self._overheard = overheard
         self._ids = 0
         self._aside: set[asyncio.Task[None]] = set()
 
@@ -42,6 +51,7 @@ class Upstream:
                 async with asyncio.timeout(2):
                     await self._client.request("DELETE", greeting.headers, b"")
         await self._client.close()
+        await self._ears.close()
 
     # --- Messages -----------------------------------------------------------------------------------------------------
 
@@ -146,6 +156,7 @@ class Upstream:
                 if _answers(message, identifier):
                     return message
             elif "id" not in message:
+                self._overheard(message)
                 if turn is not None:
                     turn.hear(message, identifier)
             elif not greeting.modern:
@@ -154,6 +165,28 @@ class Upstream:
                     raise ConnectorError("bad_upstream_answer", "The upstream asks instead of answering.")
                 self._take_up(message, greeting, turn)
         raise ConnectorError("bad_upstream_answer", "The upstream's stream ended without an answer.")
+
+    async def overhear(self, greeting: Greeting, params: dict[str, Any] | None, take: Take) -> HttpLine:
+        """See `HearingTransport.overhear`."""
+        identifier, answer = None, partial(self._answer_aside, greeting)
+        if params is None:
+            response = await self._ears.request("GET", {**greeting.headers, "Accept": "text/event-stream"}, b"")
+            if response.status == 405:
+                raise Deaf
+        else:
+            self._ids += 1
+            identifier = self._ids
+            message = {"jsonrpc": "2.0", "id": identifier, "method": "subscriptions/listen", "params": params}
+            headers = {**greeting.headers, **headers_of("subscriptions/listen", params, None)}
+            response = await self._ears.request("POST", headers, written(message))
+        if response.stream is None:
+            result_of(self._answer(response, identifier, greeting))
+            raise ConnectorError("bad_upstream_answer", "The upstream's answer is no event stream.")
+        return HttpLine(response.stream, identifier, take, answer)
+
+    def _answer_aside(self, greeting: Greeting, request: dict[str, Any]) -> None:
+        if not greeting.modern:
+            self._take_up(request, greeting, None)
 
     # --- Aside --------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,8 @@ from tools.connectors.mcp_core import (
     result_of,
     written,
 )
+from tools.connectors.mcp_ears import McpHearing, Take, hears_changes
+from tools.connectors.mcp_lines import ProcessLine
 from tools.connectors.mcp_process import Process, start
 from tools.connectors.mcp_turn import Turn, cancelled, declined, reporting
 from tools.egress import Egress
@@ -67,6 +69,7 @@ class McpStdioOptions(Options):
     max_calls: int = Field(
         default=100, ge=1, le=10_000, description="Calls that each process has under way at the most."
     )
+    hears_changes: bool = hears_changes()
 
     @field_validator("launcher")
     @classmethod
@@ -87,8 +90,13 @@ class Server:
         options: McpStdioOptions,
         on_lost: Callable[[], None],
         tell: Callable[[str, dict[str, Any]], None],
+        overheard: Take,
     ) -> None:
         self._source, self._options, self._on_lost, self._note_turn = source, options, on_lost, tell
+        self._overheard = overheard
+        self._lines: dict[int, ProcessLine] = {}
+        # Somebody waits for what it says by itself: it is not stopped for want of calls.
+        self.is_listened_to = False
         self._process: Process | None = None
         self._last: Process | None = None
         self._closed = False
@@ -164,6 +172,9 @@ class Server:
             if not future.done():
                 future.set_exception(ConnectorError(code=process.code, message=said, retryable=again))
         self._late.clear()
+        for line in tuple(self._lines.values()):
+            line.end()
+        self._lines.clear()
 
     def fail(self, why: str) -> None:
         """Be done with the present process because of what it did."""
@@ -173,8 +184,8 @@ class Server:
     def _look_idle(self) -> None:
         loop = asyncio.get_running_loop()
         left = self._used_at + _IDLE_SECONDS - loop.time()
-        if self._calls or left > 0:
-            self._idle = loop.call_later(_IDLE_SECONDS if self._calls else left, self._look_idle)
+        if self._calls or self.is_listened_to or left > 0:
+            self._idle = loop.call_later(left if left > 0 and not self._calls else _IDLE_SECONDS, self._look_idle)
         elif self._process is not None:
             logger.info("the server of %s is stopped, since nobody needs it", self._source)
             task = loop.create_task(self._process.stop())
@@ -230,6 +241,25 @@ class Server:
             raise SessionEnded
         self._process.write(written({"jsonrpc": "2.0", "method": method}))
 
+    async def overhear(self, greeting: Greeting, params: dict[str, Any] | None, take: Take) -> ProcessLine:
+        """See `HearingTransport.overhear`. What older servers say comes without being asked for."""
+        if self._process is None:
+            raise SessionEnded
+        identifier = next(self._ids)
+        line = self._lines[identifier] = ProcessLine(None if params is None else identifier, self._hang_up)
+        if params is not None:
+            message = {"jsonrpc": "2.0", "id": identifier, "method": "subscriptions/listen", "params": params}
+            self._process.write(written(message))
+        return line
+
+    def _hang_up(self, line: ProcessLine) -> None:
+        for identifier in [each for each, known in self._lines.items() if known is line]:
+            del self._lines[identifier]
+            if line.identifier is not None:
+                self._late[identifier] = None
+                params = {"requestId": identifier, "reason": "Nobody listens any more."}
+                self._say({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
     def agreed(self, revision: str, session: str | None, server: str) -> Greeting:
         """The greeting of an older revision; the session is the process."""
         return Greeting(False, {}, revision, server)
@@ -266,8 +296,10 @@ class Server:
                     return
             elif identifier is not None:
                 self._take_up(message)
-            elif self._hear(message):
-                return
+            else:
+                self._overheard(message)
+                if self._hear(message):
+                    return
         self._note_noise(len(line))
 
     def _take_up(self, request: dict[str, Any]) -> None:
@@ -299,6 +331,9 @@ class Server:
         if future is not None and not future.done():
             future.set_result(message)
             return True
+        if (line := self._lines.pop(identifier, None)) is not None:
+            line.end()
+            return True
         if identifier not in self._late:
             return False
         del self._late[identifier]
@@ -313,7 +348,7 @@ class Server:
             self.fail("writes without end what it was not asked for")
 
 
-class McpStdioConnector(McpCore):
+class McpStdioConnector(McpHearing):
     """One server on this machine: one process in each web worker."""
 
     kind = "mcp-stdio"
@@ -324,14 +359,25 @@ class McpStdioConnector(McpCore):
     # Each is a process.
     _most_leased = 4
     _tells_apart = False
+    _speaks_up = False  # a process that nobody needs is not started to be listened to
 
     def __init__(self, source: Source, egress: Egress) -> None:
         super().__init__(source, egress)
-        self._upstream = self._server = Server(source.name, source.options, self._lose, self._note_turn)
+        self._upstream = self._server = Server(source.name, source.options, self._lose, self._note_turn, self._take)
         self._starting: asyncio.Task[Greeting] | None = None
         self._is_legacy = False
 
     # --- The verbs ----------------------------------------------------------------------------------------------------
+
+    async def watch(self, uri: str) -> None:
+        """See `Connector.watch`. The server runs as long as somebody watches."""
+        await super().watch(uri)
+        self._server.is_listened_to = True
+
+    def unwatch(self, uri: str) -> None:
+        """See `Connector.unwatch`."""
+        super().unwatch(uri)
+        self._server.is_listened_to = bool(self._wanted)
 
     async def check(self) -> str:
         """Start the server and greet it. Raises ConnectorError with what it said on stderr."""
@@ -393,6 +439,8 @@ class McpStdioConnector(McpCore):
             async with asyncio.timeout(_START_SECONDS):
                 await self._server.open()
                 self._greeting = await self._discover_era()
+                if self._ear is not None and not self._server.is_leased:
+                    self._adjust_soon(0)
                 return self._greeting
         except TimeoutError as error:
             raise self._not_greeted("upstream_timeout", f"was not ready within {_START_SECONDS:g} s") from error
