@@ -237,6 +237,7 @@ class Gateway:
         if message.modern:
             reply.ends_with_client()
         elif visit.session is not None:
+            self.legacy.keep(message, visit, visit.session, reply)
             with self.withdrawals.of(visit.session, message.identifier, reply):
                 return await handler(message, visit, reply)
         return await handler(message, visit, reply)

@@ -85,6 +85,11 @@ class LegacyClient(Told):
         self.chose_level = session.log_level is not None
         self._session, self._questions, self._stream = session, questions, reply
 
+    def linger(self) -> None:
+        """See `Client`."""
+        if self._stream.primes:
+            self._stream.open()
+
     async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """See `Client`. The client has ten minutes."""
         if self._stream.is_lost and self._stream.log is None:

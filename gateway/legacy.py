@@ -16,7 +16,8 @@ import orjson
 
 from audit.floods import Flood
 from audit.ledger import Entry, Ledger
-from gateway import answers, wire
+from gateway import answers, reads, wire
+from gateway.clients import LEVELS
 from gateway.events import Events, EventsAway, Place
 from gateway.mail import Mail
 from gateway.questions import Questions
@@ -27,9 +28,13 @@ from gateway.wire import Message, WireError
 
 SESSION = b"mcp-session-id"
 _READING = "legacy.reading"
-_LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 # The stream of a session that belongs to no request; ids of its events begin so.
 _OWN = "get"
+# The first revision whose streams begin with an event without data.
+_PRIMED = "2025-11-25"
+# What may take its time becomes a stream after a while, which the client can come back to.
+_LONG = reads.METHODS | {"tools/call"}
+_LONG_SECONDS = 0.5
 # How often an open stream makes sure of its session, which lives on by that.
 _SURE_SECONDS = 60.0
 # Of one user at each worker. A stream that is read on holds a connection to Redis.
@@ -68,6 +73,16 @@ class Legacy:
         client = message.client or session.client
         message = message._replace(version=session.revision, client=client, capabilities=session.capabilities)
         return message, visit._replace(session=session)
+
+    def keep(self, message: Message, visit: Visit, session: Session, reply: Reply) -> None:
+        """Have what is said of this request kept, so that a client that loses the answer can come back for it."""
+        if reply.log is not None:  # of a batch, which has one stream
+            return
+        reply.log = self._events.log(session, message.identifier)
+        if session.revision >= _PRIMED:
+            reply.primes = True
+            if message.method in _LONG and b"text/event-stream" in visit.headers.get(b"accept", b""):
+                reply.open_after(_LONG_SECONDS)
 
     async def _session_of(self, visit: Visit) -> Session:
         session = await self._sessions.find(visit.headers[SESSION].decode("latin-1"), visit.principal.user_id)
@@ -109,8 +124,8 @@ class Legacy:
 
     async def _set_level(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
         level = message.params.get("level")
-        if level not in _LEVELS:
-            raise WireError(wire.INVALID_PARAMS, f"level must be one of {', '.join(_LEVELS)}.", status=200)
+        if level not in LEVELS:
+            raise WireError(wire.INVALID_PARAMS, f"level must be one of {', '.join(LEVELS)}.", status=200)
         session = await self._needed(visit)
         try:
             if await self._sessions.change(session, log_level=level) is None:
@@ -160,7 +175,7 @@ class Legacy:
             with self._reading(session, _OWN, number, reply):
                 await self._tell_reading(session, _OWN, number)
                 reply.open()
-                if session.revision >= "2025-11-25":
+                if session.revision >= _PRIMED:
                     reply.prime(f"{_OWN}.{number}")
                 await self._attended(visit, session, reply)
 
@@ -199,7 +214,7 @@ class Legacy:
         async with self._events.reading(session.id, place) as events:
             await self._tell_reading(session, place.stream, number)
             reply.open()
-            if session.revision >= "2025-11-25":
+            if session.revision >= _PRIMED:
                 reply.prime(f"{place.stream}.{place.number}")
             async for event in events:
                 reply.event(event.data, event.id)

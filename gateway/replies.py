@@ -97,6 +97,7 @@ class Reply:
     primes = False
     _task: asyncio.Task[Any] | None = None
     _writer: asyncio.Task[None] | None = None
+    _opening: asyncio.TimerHandle | None = None
     # Messages, and ids for those that have one already.
     _queue: list[tuple[bytes, str]]
     _unwritten = 0
@@ -146,6 +147,10 @@ class Reply:
                 self.log.taken_over = self._leave
             self._write_soon()
 
+    def open_after(self, seconds: float) -> None:
+        """Begin the stream when there is no answer by then, so that the client can come back for it."""
+        self._opening = asyncio.get_running_loop().call_later(seconds, self.open)
+
     def _leave(self) -> None:
         """The client reads on elsewhere: what comes is kept, and not sent here."""
         self.is_lost = True
@@ -184,6 +189,8 @@ class Reply:
         self._task = None
         if self._connection is not None:
             self._connection.when_lost = None
+        if self._opening is not None:
+            self._opening.cancel()
         if not self.is_open:
             await respond(self._send, status, body, self._request_id, [*self.headers, *extra])
             return status

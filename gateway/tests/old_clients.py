@@ -25,15 +25,16 @@ async def begin(gateway: Gateway, token: str, version: str = "2025-11-25", **par
 
 
 class Stream:
-    """An event stream that is being read with GET."""
+    """An event stream that is being read: with GET, or as the answer to a message."""
 
-    def __init__(self, gateway: Gateway, token: str, session: str, **headers: str) -> None:
-        self.wire = Wire()
-        sent = {"host": "localhost:8000", "accept": "text/event-stream", "authorization": f"Bearer {token}"}
+    def __init__(self, gateway: Gateway, token: str, session: str, message: Any = None, **headers: str) -> None:
+        self.wire, self._body = Wire(), orjson.dumps(message) if message else b""
+        sent = {"host": "localhost:8000", "authorization": f"Bearer {token}", "content-type": "application/json"}
+        sent["accept"] = "application/json, text/event-stream" if message else "text/event-stream"
         sent |= {"mcp-session-id": session} | {name.replace("_", "-"): value for name, value in headers.items()}
         scope = {
             "type": "http",
-            "method": "GET",
+            "method": "POST" if message else "GET",
             "path": "/mcp",
             "client": ("192.0.2.7", 1),
             "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
@@ -42,7 +43,7 @@ class Stream:
         self.task = asyncio.create_task(gateway(scope, self._receive, self.wire.send))
 
     async def _receive(self) -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        return {"type": "http.request", "body": self._body, "more_body": False}
 
     @property
     def events(self) -> list[tuple[str, Any]]:

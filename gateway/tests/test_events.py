@@ -12,7 +12,7 @@ from gateway.app import Gateway
 from gateway.events import Place
 from gateway.replies import Reply as Answer
 from gateway.sessions import Session
-from gateway.tests.conftest import Company, post, until
+from gateway.tests.conftest import Company, FakeConnector, post, records, until
 from gateway.tests.old_clients import Stream, begin
 from gateway.tests.test_replies import Wire
 
@@ -197,3 +197,33 @@ async def read(gateway: Gateway, session: Session, stream: str) -> list[Any]:
     count = await gateway.events._redis.xlen(f"mcpsite:events:{session.id}:{stream}")
     async with gateway.events.reading(session.id, place) as events:
         return [orjson.loads((await anext(events)).data) for _ in range(count)]
+
+
+async def test_a_long_call_in_a_session_can_be_come_back_to(
+    gateway: Gateway, other: Gateway, company: Company, outside: FakeConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost connection is no cancellation: the answer waits, also at the other worker."""
+    monkeypatch.setattr("gateway.legacy._LONG_SECONDS", 0.01)
+    outside.gate = asyncio.Event()
+    session = await begin(gateway, company.token)
+    params = {"name": "echo", "arguments": {"text": "hello"}}
+    body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+    stream = await Stream(gateway, company.token, session, body).opened()
+    await until(lambda: stream.events)
+    stream.wire.abort()
+    ((last, _),) = stream.events
+    resumed = await Stream(other, company.token, session, last_event_id=last).opened()
+    outside.gate.set()
+    await resumed.ended()
+    await stream.ended()
+    assert [message and message["result"]["content"][0]["text"] for _, message in resumed.events] == [None, "hello"]
+    (record,) = await records(kind="call", request_id=dict(stream.wire.sent[0]["headers"])[b"x-request-id"].decode())
+    assert record.code == "ok"
+
+
+async def test_a_short_call_in_a_session_is_one_answer(gateway: Gateway, company: Company) -> None:
+    session = await begin(gateway, company.token)
+    params = {"name": "echo", "arguments": {"text": "hello"}}
+    body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params}
+    assert (await post(gateway, body, company.token, mcp_session_id=session)).result["content"][0]["text"] == "hello"
+    assert not await gateway.events._redis.keys(f"mcpsite:events:{session}:*")

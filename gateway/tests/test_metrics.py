@@ -138,7 +138,7 @@ async def test_without_redis_the_buckets_of_the_process_are_counted(gateway: Gat
 
 async def test_who_is_turned_away_is_counted_by_status(gateway: Gateway):
     await call(gateway, "mcps_wrong", "echo")
-    await post(gateway, b"{", None, method="GET")
+    await post(gateway, b"{", None, method="PUT")
     found = await scraped(gateway)
     assert value(found, "mcpsite_mcp_requests_total", status="401") == 1
     assert value(found, "mcpsite_mcp_requests_total", status="405") == 1

@@ -99,6 +99,9 @@ class Client(ABC):
         Progress comes without a token: the client's own is put in.
         """
 
+    def linger(self) -> None:  # noqa: B027 - not every client can
+        """The upstream closed its stream before the answer, to be asked again: the client may do as we do."""
+
     @abstractmethod
     async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """The client's answer to elicitation/create, sampling/createMessage or roots/list. Raises ClientError."""

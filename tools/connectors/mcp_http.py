@@ -105,7 +105,7 @@ class Upstream:
         if response.stream is None:
             answer = self._answer(response, identifier, greeting)
         else:
-            answer = await self._out_of(self._resumable(response.stream, greeting), identifier, greeting, turn)
+            answer = await self._out_of(self._resumable(response.stream, greeting, turn), identifier, greeting, turn)
         return answer, response.headers.get("mcp-session-id")
 
     @staticmethod
@@ -138,8 +138,10 @@ class Upstream:
             self._start_aside(_drain(stream))
         return answer
 
-    def _resumable(self, stream: Stream, greeting: Greeting) -> Resumable:
+    def _resumable(self, stream: Stream, greeting: Greeting, turn: Turn | None) -> Resumable:
         async def reopen(place: str) -> Stream | None:
+            if turn is not None:
+                turn.linger()
             response = await self._client.request("GET", {**greeting.headers, "Last-Event-ID": place}, b"")
             return response.stream
 

@@ -39,6 +39,10 @@ class Turn(Client):
         """See `Client`."""
         self._client.tell(method, params)
 
+    def linger(self) -> None:
+        """See `Client`."""
+        self._client.linger()
+
     async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """See `Client`."""
         self._client.asked += 1

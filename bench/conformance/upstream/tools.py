@@ -25,6 +25,8 @@ from bench.conformance.upstream.asking import (
 from bench.conformance.upstream.content import AUDIO, IMAGE, embedded, text
 
 _STEP_SECONDS = 0.05
+# Long enough that whoever stands between makes a stream of its own of the answer.
+_RECONNECTION_SECONDS = 1.0
 
 
 class Call(NamedTuple):
@@ -85,7 +87,7 @@ async def _reconnect(call: Call) -> Content:
     """Close the stream of the call while it goes on: the client comes back for the rest."""
     if call.context.close_sse_stream is not None:
         await call.context.close_sse_stream()
-    await asyncio.sleep(2 * _STEP_SECONDS)
+    await asyncio.sleep(_RECONNECTION_SECONDS)
     return [text("The stream was closed and the client came back.")]
 
 
