@@ -272,7 +272,8 @@ class ToolsetAdmin(Counted, RecordedAdmin):
 
     list_display = ("name", "title", "endpoint", *Counted.columns, "updated_at")
     search_fields = ("name", "title", "description")
-    filter_horizontal = ("tools", "prompts", "resources")
+    filter_horizontal = ("tools",)
+    autocomplete_fields = ("prompts", "resources")
     actions_detail = ("connect",)
     readonly_fields = ("endpoint",)
     fields = ("name", "title", "description", "endpoint", "tools", "prompts", "resources")
@@ -286,6 +287,13 @@ class ToolsetAdmin(Counted, RecordedAdmin):
         rows: QuerySet[Toolset] = super().get_queryset(request)
         return rows.annotate(**OF_TOOLSETS)
 
+    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Without a button to make another: what can be chosen comes from data sources."""
+        field = super().formfield_for_dbfield(db_field, request, **kwargs)
+        if db_field.many_to_many and field is not None:
+            field.widget.can_add_related = False
+        return field
+
     @action(description="Connect a client", permissions=["view"], icon="cable")
     def connect(self, request: HttpRequest, object_id: str) -> HttpResponse:
         """What to paste into MCP clients, so that they find the toolset."""
@@ -297,6 +305,11 @@ class ToolsetAdmin(Counted, RecordedAdmin):
             "opts": self.opts,
             "original": toolset,
             "endpoint": clients.endpoint(toolset.name),
+            "serves": [
+                (toolset.tools.count(), "tool"),
+                (toolset.prompts.count(), "prompt"),
+                (toolset.resources.count(), "resource"),
+            ],
             "snippets": clients.configurations(toolset.name),
             "may_make_tokens": request.user.has_perm("access.add_apitoken"),
         }

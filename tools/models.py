@@ -35,14 +35,14 @@ class DataSource(models.Model):
         max_length=24,
         blank=True,
         validators=[RegexValidator(r"^[A-Za-z0-9_-]{0,24}\Z", "Use letters, digits, underscores and hyphens.")],
-        help_text="Put before the names of discovered tools, so that two sources can offer the same name.",
+        help_text="Put before the names of new tools and prompts, so that two sources can offer the same name.",
     )
     timeout_seconds = models.PositiveIntegerField(
         default=30,
         validators=[MinValueValidator(1), MaxValueValidator(600)],
         help_text="Deadline of one call, in seconds.",
     )
-    enabled = models.BooleanField(default=True, help_text="When off, its tools look as if they did not exist.")
+    enabled = models.BooleanField(default=True, help_text="When off, what it offers looks as if it did not exist.")
     recording = models.JSONField(
         "what is recorded",
         null=True,
@@ -174,6 +174,8 @@ class Prompt(Offered):
 
     class Meta:
         ordering = ("name",)
+        # They come by synchronising only.
+        default_permissions = ("view", "change", "delete")
 
     def __str__(self) -> str:
         return self.name
@@ -189,6 +191,8 @@ class Resource(Offered):
 
     class Meta:
         ordering = ("uri",)
+        # They come by synchronising only.
+        default_permissions = ("view", "change", "delete")
 
     def __str__(self) -> str:
         return self.uri

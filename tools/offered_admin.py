@@ -9,6 +9,8 @@ from django import forms
 from django.contrib import admin
 from django.contrib.postgres.fields import ArrayField
 from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.contrib.filters.admin import BooleanRadioFilter, RelatedDropdownFilter  # type: ignore[import-untyped]
 from unfold.widgets import UnfoldAdminTextInputWidget  # type: ignore[import-untyped]
@@ -35,6 +37,8 @@ class OfferedAdmin(BulkAdmin):
     list_select_related = ("source",)
     formfield_overrides = {ArrayField: {"widget": UnfoldAdminTextInputWidget}}
     actions = ("switch_on", "switch_off", "add_tag")
+    marks: ClassVar[Any] = ("print", "updated_at")
+    shown: ClassVar[Any] = ("title", "described", "shown_definition", *marks)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Never: they come by synchronising a data source."""
@@ -82,6 +86,19 @@ class OfferedAdmin(BulkAdmin):
         found = exact.taken(offered.definition)
         return str(found.get("title") or found.get("description") or "-")[:80]
 
+    @display(description="Description")
+    def described(self, offered: Offered) -> str:
+        """What the definition says of it."""
+        return str(exact.taken(offered.definition).get("description") or "-")
+
+    @display(description="Toolsets")
+    def in_toolsets(self, offered: Any) -> SafeString | str:
+        """Where it is, with their pages."""
+        page = "admin:tools_toolset_change"
+        links = [(reverse(page, args=(each.pk,)), each.name) for each in offered.toolsets.all()]
+        link = '<a class="text-primary-600 dark:text-primary-500" href="{}">{}</a>'
+        return format_html_join(", ", link, links) or "None: grants by tag alone lead to it."
+
     @display(description="Definition")
     def shown_definition(self, offered: Offered) -> SafeString:
         """The object of the list, as clients get it."""
@@ -100,14 +117,27 @@ class PromptAdmin(OfferedAdmin):
     list_display = ("name", "title", "state", "source", "tag_list", "updated_at")
     search_fields = ("name", "tags", "source__name", "definition")
     ordering = ("name",)
-    readonly_fields = ("name", "source", "source_name", "state", "shown_definition", "print", "updated_at")
+    readonly_fields = ("name", "source", "source_name", "state", "in_toolsets", "arguments", *OfferedAdmin.shown)
     fieldsets = (
-        ("Prompt", {"fields": ("name", "source", "source_name", "state", "enabled", "tags")}),
-        ("What clients see", {"fields": ("shown_definition", "print", "updated_at")}),
+        ("Prompt", {"fields": ("name", "source", "source_name", "state", "enabled", "tags", "in_toolsets")}),
+        ("What clients see", {"fields": ("title", "described", "arguments", "shown_definition", *OfferedAdmin.marks)}),
     )
     empty_icon = "chat"
     empty_title = "No prompts yet"
     empty_text = "Prompts come from synchronising an MCP server that offers some."
+
+    @display(description="Arguments")
+    def arguments(self, prompt: Prompt) -> SafeString | str:
+        """What it is filled in with."""
+        given = exact.taken(prompt.definition).get("arguments")
+        wanted = [each for each in given if isinstance(each, dict)] if isinstance(given, list) else []
+        line = '<tr class="align-top"><td class="pr-6">{}</td><td class="pr-6">{}</td><td>{}</td></tr>'
+        words = {True: "required", False: "optional"}
+        rows = [
+            (mono(str(each.get("name"))), words[each.get("required") is True], each.get("description") or "")
+            for each in wanted
+        ]
+        return format_html("<table>{}</table>", format_html_join("", line, rows)) if rows else "None."
 
 
 @admin.register(Resource)
@@ -118,10 +148,10 @@ class ResourceAdmin(OfferedAdmin):
     list_filter: ClassVar[Any] = (*OfferedAdmin.list_filter, ("is_template", BooleanRadioFilter))
     search_fields = ("uri", "tags", "source__name", "definition")
     ordering = ("uri",)
-    readonly_fields = ("uri", "source", "kind", "state", "shown_definition", "print", "updated_at")
+    readonly_fields = ("uri", "source", "kind", "state", "in_toolsets", "media_type", *OfferedAdmin.shown)
     fieldsets = (
-        ("Resource", {"fields": ("uri", "kind", "source", "state", "enabled", "tags")}),
-        ("What clients see", {"fields": ("shown_definition", "print", "updated_at")}),
+        ("Resource", {"fields": ("uri", "kind", "source", "state", "enabled", "tags", "in_toolsets")}),
+        ("What clients see", {"fields": ("title", "described", "media_type", "shown_definition", *OfferedAdmin.marks)}),
     )
     empty_icon = "description"
     empty_title = "No resources yet"
@@ -131,3 +161,8 @@ class ResourceAdmin(OfferedAdmin):
     def kind(self, resource: Resource) -> SafeString:
         """One, or a template of many."""
         return badge("Template", "blue") if resource.is_template else badge("Resource", "grey")
+
+    @display(description="Media type")
+    def media_type(self, resource: Resource) -> str:
+        """As the source says."""
+        return str(exact.taken(resource.definition).get("mimeType") or "-")

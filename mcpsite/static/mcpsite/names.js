@@ -17,6 +17,13 @@ const giveNames = () => {
     for (const part of shown) part.setAttribute("aria-label", nameOf(select));
     if (shown.length) select.dataset.named = "";
   }
+  // Its list of what was chosen holds a field and a button: to those who hear it, it is a group.
+  for (const list of document.querySelectorAll(".select2-selection--multiple > ul")) {
+    const select = list.closest(".select2-container").previousElementSibling;
+    list.setAttribute("role", "group");
+    for (const item of list.querySelectorAll("li:not([role])")) item.setAttribute("role", "presentation");
+    for (const field of list.querySelectorAll("input:not([aria-label])")) field.setAttribute("aria-label", nameOf(select));
+  }
 };
 
 document.addEventListener("DOMContentLoaded", () => {
