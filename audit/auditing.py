@@ -177,7 +177,9 @@ _OPEN = """
     SELECT count(*), min(at) FROM (
         SELECT at FROM audit_record i WHERE kind = 'intent' AND at > now() - interval '1 day'
             AND at < now() - interval '2 minutes' AND NOT EXISTS (
-                SELECT FROM audit_record o WHERE o.call_id = i.call_id AND o.kind = 'outcome') LIMIT 10001) AS waiting
+                SELECT FROM audit_record o WHERE o.call_id = i.call_id AND (o.kind = 'outcome' OR (
+                    o.kind = 'intent' AND o.code IN ('input_required', 'answered')
+                    AND o.at > now() - interval '12 minutes'))) LIMIT 10001) AS waiting
 """
 
 

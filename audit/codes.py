@@ -10,7 +10,14 @@ CARRIED_OUT = ("ok", "input_required")
 MEANINGS: Mapping[str, str] = {
     "ok": "carried out, and the tool reports no error",
     "tool_error": "carried out, and the tool itself reports an error",
-    "input_required": "the upstream asks the client for something first; with the answers it goes on as another call",
+    "input_required": (
+        "the upstream asks the client for something first: as an outcome, it goes on with the answers as another call;"
+        " as an intent, the call waits for them"
+    ),
+    "call_lost": "the worker that held a parked call has ended; the call's record says `unknown`",
+    "holder_unreachable": "another worker holds the parked call, and Redis, over which it is reached, is away",
+    "too_many_parked": "so many calls of this user, or of this worker, wait for their clients that this one cannot",
+    "answered": "the client has answered what it was asked, recorded before the upstream gets the answers",
     "intended": "the intent of a call that has effects, recorded before it starts",
     "not_called": "the outcome of an intent that could not be recorded in time, or whose caller had left by then",
     "unknown": (
@@ -49,6 +56,7 @@ MEANINGS: Mapping[str, str] = {
     "upstream_http_error": "it answered with an HTTP status that is no success",
     "bad_upstream_answer": "its answer does not follow the protocol",
     "capability_missing": "it needs a capability that the client did not declare",
+    "client_refused": "it asked the client that called for something, and that refused, or gave no answer in time",
     "unsupported_result": "its answer is of a kind that this caller cannot be given, for instance a question",
     "unsupported_version": "it speaks a revision that is not known here",
     "result_too_large": "its answer is larger than `MAX_RESULT_BYTES`",

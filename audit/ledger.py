@@ -39,6 +39,8 @@ logger = logging.getLogger("audit.ledger")
 # How long a call may wait for its intent before it is refused, and how long an answer may wait for its record.
 INTENT_SECONDS = 0.23
 ANSWER_SECONDS = 5.0
+# How long a call waits for its client to answer what it was asked, before it is cancelled.
+PARKED_SECONDS = 600.0
 # How long the outcome of a call that was made waits for the database before it goes to the spool, how long the spool
 # may stand in for the database, and how often somebody looks for what others left in theirs.
 SPOOL_SECONDS, _SPOOL_LASTS_SECONDS, _LOOK_SECONDS = 1.0, 60.0, 30.0

@@ -1,5 +1,8 @@
 """Closes what a process that died left open: an intent that never got an outcome gets one that says `unknown`.
 
+A call that was parked, while its client thinks about a question, has an intent for each time that it was, and for each
+answer: the last one counts.
+
 Records are looked at once, in the order of their numbers: a mark says up to where every intent has its outcome. An
 intent that is still under way holds the mark until it is closed, so that nothing is passed over and no more is read
 again than what was written meanwhile. An outcome that comes later after all is recorded beside the unknown one.
@@ -18,7 +21,7 @@ from django.conf import settings
 from django.db import connection, models, transaction
 from django.utils import timezone
 
-from audit.ledger import Entry, record
+from audit.ledger import PARKED_SECONDS, Entry, record
 from audit.models import Mark, Record
 
 logger = logging.getLogger("audit.reconcile")
@@ -40,59 +43,78 @@ _SAME = (
 def reconcile(seconds: float = _SECONDS) -> int:
     """Close the intents that are open past their time. Returns how many. Goes on where it stopped last time."""
     until, closed = time.monotonic() + seconds, 0
+    start: int | None = None
     while time.monotonic() < until:
-        more, found = _one_window()
+        start, found = _one_window(start)
         closed += found
-        if not more:
+        if start is None:
             break
     if closed:
-        logger.error("%d calls with effects have no outcome: a process died, or the database was away, while they ran. "
+        logger.error("%d calls have no outcome: a process died, or the database was away, while they ran. "
                      "What became of them is unknown; their records have the code `unknown`.", closed)  # fmt: skip
     return closed
 
 
-def _one_window() -> tuple[bool, int]:
-    """Whether there is more to look at, and how many intents were closed. One transaction, by one process at a time."""
+def _one_window(start: int | None) -> tuple[int | None, int]:
+    """Where to go on, if there is more to look at, and how many intents were closed.
+
+    One transaction, by one process at a time. Begins at the mark, or where the window before ended: calls that are
+    under way hold the mark, some for minutes, but not what comes behind them.
+    """
     with transaction.atomic():
         Mark.objects.get_or_create(name=_MARK)
         mark = Mark.objects.select_for_update().get(name=_MARK)
         if mark.high and timezone.now() - mark.at < _SETTLED:
-            return False, 0
+            return None, 0
         # Up to the newest record of the last look: whoever wrote one with a smaller number has committed it by now.
         newest = Record.objects.aggregate(newest=models.Max("id"))["newest"] or 0
-        top = min(mark.low + _WINDOW, mark.high)
-        still_open = _open_intents(mark.low, top)
-        before = timezone.now() - timedelta(seconds=settings.CALL_TIMEOUT_SECONDS) - GRACE
-        overdue = [key for key, at in still_open if at < before]
-        under_way = min((key for key, at in still_open if at >= before), default=None)
+        low = mark.low if start is None else start
+        top = min(low + _WINDOW, mark.high)
+        still_open = _open_intents(low, top)
+        now = timezone.now()
+        overdue = [key for key, due in still_open if due < now]
+        under_way = min((key for key, due in still_open if due >= now), default=None)
         _close(overdue)
-        more = under_way is None and top < mark.high
-        mark.low = top if under_way is None else under_way - 1
+        if mark.low == low:
+            mark.low = top if under_way is None else under_way - 1
         mark.found += len(overdue)
         mark.save(update_fields=["low", "found"])
-        if not more:
+        is_last = top >= mark.high
+        if is_last:
             mark.high = newest
             mark.save(update_fields=["high", "at"])
-    return more, len(overdue)
+    return None if is_last else top, len(overdue)
 
 
 def _open_intents(low: int, top: int) -> list[tuple[int, datetime]]:
-    """Number and time of the intents in between that have no outcome."""
+    """Number of the intents in between that have no outcome, and when each is due."""
     intents = Record.objects.filter(id__gt=low, id__lte=top, kind=Record.Kind.INTENT).order_by("id")
-    found = list(intents.values_list("id", "at", "call_id"))
-    concluded: set[Any] = set()
+    found = list(intents.values_list("id", "at", "call_id", "code"))
+    last: dict[Any, int] = {}
     for start in range(0, len(found), _AT_ONCE):
-        ids = [call_id for _, _, call_id in found[start : start + _AT_ONCE]]
-        concluded.update(_concluded(ids))
-    return [(key, at) for key, at, call_id in found if call_id not in concluded]
+        last.update(_last([call_id for _, _, call_id, _ in found[start : start + _AT_ONCE]]))
+    return [(key, at + _longest(code)) for key, at, call_id, code in found if last.get(call_id) == key]
 
 
-def _concluded(call_ids: list[Any]) -> Iterable[Any]:
-    """Those of the calls that have an outcome. By the index of calls, whatever the planner thinks of so many."""
+def _last(call_ids: list[Any]) -> Iterable[tuple[Any, int]]:
+    """The last intent of each of the calls that have no outcome: one that was parked has several.
+
+    By the index of calls, whatever the planner thinks of so many.
+    """
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
-        cursor.execute("SELECT call_id FROM audit_record WHERE call_id = ANY(%s) AND kind = 'outcome'", [call_ids])
-        return [call_id for (call_id,) in cursor.fetchall()]
+        cursor.execute(
+            "SELECT call_id, max(id) FROM audit_record WHERE call_id = ANY(%s) AND kind IN ('intent', 'outcome')"
+            " GROUP BY call_id HAVING NOT bool_or(kind = 'outcome')",
+            [call_ids],
+        )
+        return list(cursor.fetchall())
+
+
+def _longest(code: str) -> timedelta:
+    """After which time an intent has its outcome, or another intent after it."""
+    waits = PARKED_SECONDS if code == "input_required" else settings.CALL_TIMEOUT_SECONDS
+    return timedelta(seconds=waits) + GRACE
 
 
 def _close(keys: list[int]) -> None:

@@ -32,6 +32,7 @@ _MOST_RELATED = 20
 _REQUEST_LASTS = timedelta(hours=1)
 _EFFECTS = {"read": ("Reads only", "green"), "write": ("Writes", "orange"), "destructive": ("Destroys", "red")}
 _CALLS = (Record.Kind.CALL, Record.Kind.OUTCOME)
+_OF_ROUNDS = {"input_required": "Asked", "answered": "Answered"}
 # What nobody should pass over in a list.
 _ALARMS = frozenset(
     {
@@ -106,6 +107,10 @@ class Story:
                 return f"Nobody knows what became of {who}'s call of {record.tool}"
             case Record.Kind.CALL | Record.Kind.OUTCOME:
                 return f"{who} called {record.tool}"
+            case Record.Kind.INTENT if record.code == "input_required":
+                return f"{record.tool} asked {who} for something, and waits"
+            case Record.Kind.INTENT if record.code == "answered":
+                return f"{who} answered what {record.tool} asked"
             case Record.Kind.INTENT:
                 return f"{who} set out to call {record.tool}"
             case Record.Kind.DENIED:
@@ -272,7 +277,9 @@ class Story:
     @property
     def lacks_outcome(self) -> bool:
         """Whether nobody knows what became of the intent."""
-        return self.record.kind == Record.Kind.INTENT and len(self.same_call) < 2
+        if self.record.kind != Record.Kind.INTENT:
+            return False
+        return all(each.record.kind == Record.Kind.INTENT for each in self.same_call)
 
     @property
     def measured(self) -> Record | None:
@@ -389,12 +396,12 @@ def verdict_of(record: Record) -> SafeString:
 def _word_of(record: Record) -> str:
     if record.decision == Record.Decision.DENY:
         return "Refused"
+    if record.code in _OF_ROUNDS:
+        return _OF_ROUNDS[record.code]
     if record.kind == Record.Kind.INTENT:
         return "Announced"
     if record.code == "unknown":
         return "Unknown"
-    if record.code == "input_required":
-        return "Asked"
     if record.kind in _CALLS:
         return "Carried out" if record.code == "ok" else "Failed"
     return "Recorded"

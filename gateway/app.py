@@ -21,7 +21,7 @@ from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from audit.spool import Spool
 from audit.system import process_event
 from gateway import answers, batches, http, reads, states, wire
-from gateway.auth import Doorman
+from gateway.auth import Doorman, bearer_of
 from gateway.calls import Answer, Call, Pipeline, Refused
 from gateway.clients import peer_of
 from gateway.events import Events
@@ -33,6 +33,7 @@ from gateway.limits import Budgets
 from gateway.mail import Mail
 from gateway.meter import Meter
 from gateway.metrics import Metrics, read
+from gateway.parking import Parking
 from gateway.questions import Questions
 from gateway.replies import CLIENT_LEFT, Reply, Streams
 from gateway.sessions import Sessions
@@ -77,6 +78,7 @@ class Gateway:
         self.meter = Meter()
         self.pipeline = Pipeline(lambda: self.feed.current, self.ledger, self.budgets, self.connectors.of, self.meter)
         self.metrics = Metrics(conninfo, self.reading)
+        self.parking = Parking(self.mail, self.pipeline, self.ledger)
         self.doorman = Doorman(conninfo, self.ledger)
         self.intake = http.Intake()
         self.streams = Streams()
@@ -105,6 +107,7 @@ class Gateway:
         self.connectors.replace(snapshot)
         self.listening.swap(snapshot)
         self.hearing.swap(snapshot)
+        self.parking.review(snapshot)
         if snapshot.erased_at != self._erased_at:
             self._erased_at = snapshot.erased_at
             self.ledger.forget_keys()
@@ -126,6 +129,7 @@ class Gateway:
         """Finish what is under way, then disconnect."""
         self.wind_up()
         await self.hearing.stop()
+        await self.parking.stop()
         await self.mail.stop()
         await self.doorman.stop()
         await self.feed.stop()
@@ -277,9 +281,12 @@ class Gateway:
         self, message: Message, visit: Visit, call: Call, form: Callable[[Message, Answer], bytes]
     ) -> tuple[int, bytes]:
         """What came of the call in its form, or what is asked of the client first."""
-        call = states.continued(message, call, visit.snapshot)
+        call, state = states.continued(message, call, visit.snapshot)
         try:
-            answer = await self.pipeline.call(call)
+            if call.peer is None and state is None:
+                answer = await self.pipeline.call(call)
+            else:
+                answer = await self.parking.carry_out(call, state, visit.snapshot, bearer_of(visit.headers))
         except Refused as refusal:
             return 200, answers.refused(message, refusal)
         if answer.code == INPUT_REQUIRED:

@@ -10,7 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 from django.conf import settings
@@ -32,6 +32,8 @@ logger = logging.getLogger("gateway.calls")
 _READ = "read"
 # Our words in a result's `_meta`; an upstream's imitations of them are dropped.
 OURS = "mcpsite/"
+# Under which name a record's arguments hold what the client answered.
+ANSWERS_ON_RECORD = f"{OURS}inputResponses"
 # Of refused calls with larger arguments, the record keeps the commitment only.
 _KEPT_OF_REFUSED = 16 * 1024
 
@@ -44,6 +46,16 @@ Callee = ToolEntry | OfferedEntry
 
 # The fields of an `Entry` that all records of one call share, by name: cheaper than copying entries.
 Facts = dict[str, Any]
+
+
+class Held(Protocol):
+    """A call that may be parked while its client thinks. Whoever parks it puts that on record, with its facts."""
+
+    # Whether an intent says that it is parked, or was.
+    is_announced: bool
+
+    def begin(self, facts: Facts) -> None:
+        """What all its records say."""
 
 
 class Call(NamedTuple):
@@ -72,6 +84,7 @@ class Call(NamedTuple):
     # Who can be told and asked while it goes on, and what goes on with it.
     peer: Client | None = None
     continuation: Mapping[str, Any] | None = None
+    held: Held | None = None
 
 
 # What a call has to pass, in this order; `Refused.gate` names the one that it did not.
@@ -84,8 +97,8 @@ class Answer(NamedTuple):
     `body` is the CallToolResult as JSON without its `_meta` and `resultType`: the bytes that the record commits to.
     `meta` is what the source put into `_meta`. Of what is no tool, `body` is the result of the method without caching
     hints, of which `ttl_ms` is left; and unless `code` is `ok`, it is a JSON-RPC error. Where `code` is
-    `input_required`, `body` is what the upstream asks for, and `state` what it wants back. `lacking` are capabilities
-    that a client must declare for this.
+    `input_required`, `body` is what the upstream asks for, and `state` what it wants back; if the call itself
+    goes on, `parked` says where. `lacking` are capabilities that a client must declare for this.
     """
 
     body: bytes
@@ -96,6 +109,8 @@ class Answer(NamedTuple):
     ttl_ms: int = 0
     state: str | None = None
     lacking: dict[str, Any] | None = None
+    # The worker, and the number that the call has there.
+    parked: tuple[str, str] | None = None
 
 
 class Refused(Exception):
@@ -161,7 +176,7 @@ class Pipeline:
     async def _answer(self, call: Call, snapshot: Snapshot | None, known: Callee | None, started: int) -> Answer:
         """Find the grant, spend the budget, check the arguments, record, call, record, answer. Raises Refused."""
         if snapshot is None or not self._ledger.available:
-            raise _unavailable("ready")
+            raise unavailable("ready")
         facts = _facts(call, snapshot, known)
         found = _found(snapshot, call)
         if found is None:
@@ -170,20 +185,18 @@ class Pipeline:
             message = f"Unknown {call.kind}: {call.tool[:200]}"
             raise await self._refuse(facts, call, "grant", code, message, public=unknown)
         tool, per_minute = found
-        facts |= {"connector": tool.source.source.name, "effect": tool.effect, "definition": tool.fingerprint}
+        facts |= _of(tool)
         if wait := await self._budgets.spend(call.principal.user_id, tool.id, per_minute):
             message = f"The budget of {per_minute} calls a minute for {tool.name} is spent. Try again in {wait:.1f} s."
             raise await self._refuse(facts, call, "budget", "budget_exhausted", message, retry_after=wait)
-        if isinstance(tool, OfferedEntry):
-            facts |= dict(zip(("object_type", "object_id"), tool.about, strict=True))
-        elif wrong := problems(tool.validator, call.arguments):
+        if isinstance(tool, ToolEntry) and (wrong := problems(tool.validator, call.arguments)):
             message = f"The arguments do not fit the schema of {tool.name}: {'; '.join(wrong)}"
             raise await self._refuse(facts, call, "arguments", "invalid_arguments", message)
         facts["decision"] = "allow"
         kind = "call"
         if tool.effect != _READ:
             await self._intend(facts)
-            kind, facts = "outcome", _without_arguments(facts)
+            kind, facts = "outcome", without_arguments(facts)
         return await self._carry_out(tool, call, kind, facts, started)
 
     async def _intend(self, facts: Facts) -> None:
@@ -191,22 +204,26 @@ class Pipeline:
         try:
             await self._ledger.write(Entry(kind="intent", code="intended", **facts), INTENT_SECONDS)
         except LedgerUnavailable as error:
-            self._ledger.put(Entry(kind="outcome", code="not_called", **_without_arguments(facts)))
-            raise _unavailable("intent", facts["call_id"]) from error
+            self._ledger.put(Entry(kind="outcome", code="not_called", **without_arguments(facts)))
+            raise unavailable("intent", facts["call_id"]) from error
         except asyncio.CancelledError:
-            self._ledger.put(Entry(kind="outcome", code="not_called", **_without_arguments(facts)))
+            self._ledger.put(Entry(kind="outcome", code="not_called", **without_arguments(facts)))
             raise
 
     async def _carry_out(self, tool: Callee, call: Call, kind: str, facts: Facts, started: int) -> Answer:
         before, call_id = time.perf_counter_ns(), facts["call_id"]
+        if call.held is not None:
+            call.held.begin(facts)
         try:
             outcome = await self._ask(tool, call, call_id)
         except asyncio.CancelledError:
             # The process stops, or the door gave up: what the upstream did is not known here.
+            kind, facts = _concluding(call, kind, facts)
             facts["detail"] = _detail(call.notes, _passed_on(call))
             self._ledger.put(Entry(kind=kind, code="cancelled", **facts, **_timings(started, before)))
             raise
         timings = _timings(started, before)
+        kind, facts = _concluding(call, kind, facts)
         self._meter.asked(tool.source.source.name, timings["upstream_us"])
         facts["detail"] = outcome.detail
         entry = Entry(kind=kind, code=outcome.code, result=outcome.body, **facts, **timings)
@@ -224,6 +241,26 @@ class Pipeline:
             outcome.state,
             outcome.lacking,
         )
+
+    async def lose(self, call: Call, call_id: uuid.UUID) -> Refused:
+        """Close a parked call whose worker has ended. What its client is told; raises Refused."""
+        snapshot = self._snapshot()
+        found = snapshot and _found(snapshot, call)
+        if snapshot is None or not found:
+            return unavailable("ready", call_id)
+        facts = _facts(call._replace(call_id=call_id, notes={"holder": "ended"}), snapshot, found[0]) | _of(found[0])
+        entry = Entry(kind="outcome", code="unknown", decision="allow", **without_arguments(facts))
+        try:
+            record_id = await self._ledger.conclude(entry)
+        except LedgerUnavailable as error:
+            raise unavailable("record", call_id) from error
+        message = f"The worker that held the call {call_id} has ended: what became of it is not known here."
+        return Refused("call_lost", message, call_id=call_id, record_id=record_id)
+
+    def connector_for(self, call: Call, snapshot: Snapshot) -> Connector | None:
+        """What would carry the call out; None when the caller may not call it."""
+        found = _found(snapshot, call)
+        return found and self._connector(found[0])
 
     async def _ask(self, tool: Callee, call: Call, call_id: uuid.UUID) -> _Outcome:
         """What came of it. Whatever fails outside, or in what came from there, becomes a result that says so."""
@@ -287,7 +324,7 @@ class Pipeline:
         try:
             record_id = await self._ledger.write(entry, INTENT_SECONDS)
         except LedgerUnavailable:
-            return _unavailable(gate, call_id)
+            return unavailable(gate, call_id)
         return Refused(
             public or code,
             message,
@@ -435,7 +472,22 @@ def _facts(call: Call, snapshot: Snapshot, known: Callee | None) -> Facts:
     return facts if recording is None else facts | recording.told(call.arguments)
 
 
-def _without_arguments(facts: Facts) -> Facts:
+def _of(tool: Callee) -> Facts:
+    """What records say of what is called, once the caller may."""
+    facts: Facts = {"connector": tool.source.source.name, "effect": tool.effect, "definition": tool.fingerprint}
+    if isinstance(tool, OfferedEntry):
+        facts |= dict(zip(("object_type", "object_id"), tool.about, strict=True))
+    return facts
+
+
+def _concluding(call: Call, kind: str, facts: Facts) -> tuple[str, Facts]:
+    """The last record of a call: an outcome, where an intent is on record."""
+    if call.held is not None and call.held.is_announced:
+        return "outcome", without_arguments(facts)
+    return kind, facts
+
+
+def without_arguments(facts: Facts) -> Facts:
     """For the outcome: its intent says and keeps what they were."""
     left = {name: value for name, value in facts.items() if name not in ("shown", "some_arguments")}
     return {**left, "arguments": None}
@@ -450,14 +502,15 @@ def _failure(message: str) -> Result:
     return Result({"content": [{"type": "text", "text": message}], "isError": True}, True)
 
 
-def _unavailable(gate: str, call_id: uuid.UUID | None = None) -> Refused:
+def unavailable(gate: str, call_id: uuid.UUID | None = None) -> Refused:
+    """What is said when the ledger does not take a record."""
     message = "The audit ledger cannot be written at this moment, so nothing is called. Try again in a few seconds."
     return Refused("ledger_unavailable", message, gate=gate, retry_after=2, call_id=call_id)
 
 
 def _unanswerable(kind: str, call_id: uuid.UUID) -> Refused:
     if kind == "call":
-        return _unavailable("record", call_id)
+        return unavailable("record", call_id)
     message = (
         f"The tool was called (call {call_id}), but its outcome could not be recorded. "
         "Do not repeat the call before the ledger shows what became of it."

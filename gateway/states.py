@@ -17,18 +17,16 @@ from typing import Any, NamedTuple
 import orjson
 
 from access.snapshot import Snapshot
+from audit.ledger import PARKED_SECONDS
 from gateway import wire
-from gateway.calls import OURS, Answer, Call, known_of
+from gateway.calls import ANSWERS_ON_RECORD, Answer, Call, known_of
 from gateway.wire import Message, WireError
 from keyring.keys import DecryptionError, ring
 from tools import exact
 from tools.connectors.mcp_input import ASKING_METHODS
 
 _PURPOSE = "request-state"
-LIFETIME_SECONDS = 600
 _ANSWERS, _STATE = "inputResponses", "requestState"
-# Under which name the record's arguments hold the answers.
-_ON_RECORD = f"{OURS}{_ANSWERS}"
 # What differs between the rounds of one call.
 _OF_ROUND = frozenset({_ANSWERS, _STATE, "_meta"})
 
@@ -44,30 +42,33 @@ class State(NamedTuple):
     number: str = ""
 
 
-def continued(message: Message, call: Call, snapshot: Snapshot) -> Call:
-    """The call as it goes on with what the client answers; as it is, in a first round. Raises WireError."""
+def continued(message: Message, call: Call, snapshot: Snapshot) -> tuple[Call, State | None]:
+    """The call as it goes on with what the client answers, and its state; as it is, in a first round.
+
+    Raises WireError.
+    """
     if not message.modern or message.method not in ASKING_METHODS:
-        return call
+        return call, None
     answers = _answers_of(message.params)
     if answers is None:
-        return call
-    if _ON_RECORD in call.arguments:
-        raise _wrong(f"An argument cannot be named {_ON_RECORD} in a call that goes on.")
+        return call, None
+    if ANSWERS_ON_RECORD in call.arguments:
+        raise _wrong(f"An argument cannot be named {ANSWERS_ON_RECORD} in a call that goes on.")
     continuation: dict[str, Any] = {_ANSWERS: answers} if answers else {}
-    raw = exact.written({**call.arguments, _ON_RECORD: answers}) if answers else call.raw
+    raw = exact.written({**call.arguments, ANSWERS_ON_RECORD: answers}) if answers else call.raw
     if _STATE not in message.params:
-        return call._replace(raw=raw, continuation=continuation)
+        return call._replace(raw=raw, continuation=continuation), None
     state = opened(_binding(message, call, snapshot), message.params[_STATE])
     if state.theirs is not None:
         continuation[_STATE] = state.theirs
-    return call._replace(raw=raw, continuation=continuation, notes={"continues": str(state.call_id)})
+    return call._replace(raw=raw, continuation=continuation, notes={"continues": str(state.call_id)}), state
 
 
 def given(message: Message, call: Call, snapshot: Snapshot, answer: Answer) -> str | None:
-    """What the client is given to send back with its answers: the upstream's state in one of ours, if there is one."""
-    if answer.state is None:
+    """What the client is given to send back with its answers; None where neither we nor the upstream need anything."""
+    if answer.state is None and answer.parked is None:
         return None
-    return sealed(_binding(message, call, snapshot), State(answer.call_id, answer.state))
+    return sealed(_binding(message, call, snapshot), State(answer.call_id, answer.state, *(answer.parked or ())))
 
 
 def _binding(message: Message, call: Call, snapshot: Snapshot) -> bytes:
@@ -81,7 +82,7 @@ def _binding(message: Message, call: Call, snapshot: Snapshot) -> bytes:
 
 def sealed(bound: bytes, state: State, now: float | None = None) -> str:
     """The state as the client gets it."""
-    expires = int(time.time() if now is None else now) + LIFETIME_SECONDS
+    expires = int(time.time() if now is None else now) + int(PARKED_SECONDS)
     plain = orjson.dumps([expires, str(state.call_id), *state[1:]])
     return base64.urlsafe_b64encode(ring().encrypt(plain, purpose=_PURPOSE, context=bound)).decode()
 
@@ -96,7 +97,7 @@ def opened(bound: bytes, text: str) -> State:
             "This requestState was changed, or belongs to another request, user or token. Call again without it."
         ) from error
     if expires < time.time():
-        raise _wrong(f"This requestState is older than {LIFETIME_SECONDS // 60} minutes. Call again without it.")
+        raise _wrong(f"This requestState is older than {PARKED_SECONDS / 60:g} minutes. Call again without it.")
     return State(uuid.UUID(call_id), theirs, worker, number)
 
 

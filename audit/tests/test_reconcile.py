@@ -67,7 +67,7 @@ def test_an_open_intent_is_closed_as_unknown_with_all_that_is_known(
     detail = json.loads(found.detail or "")
     assert detail["intent"] == str(intent)
     assert 299 <= detail["waited_seconds"] <= 302
-    assert "1 calls with effects have no outcome" in caplog.text
+    assert "1 calls have no outcome" in caplog.text
     assert Mark.objects.get(name="intents").found == 1
 
 
@@ -127,3 +127,22 @@ def test_what_is_done_is_not_read_again(write: Callable[..., uuid.UUID], monkeyp
     ) as queries:
         reconcile.reconcile()
     assert not [each for each in queries.captured_queries if "ANY" in each["sql"]]
+
+
+def test_a_parked_call_is_waited_for_and_its_last_intent_counts(
+    write: Callable[..., uuid.UUID], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "_WINDOW", 3)
+    parked, answered, overdue = uuid7(), uuid7(), uuid7()
+    for call_id in (parked, answered, overdue):
+        write("intent", call_id)
+    write("intent", parked, code="input_required")
+    write("intent", answered, code="input_required")
+    write("intent", answered, code="answered")
+    write("intent", overdue, code="input_required", age=timedelta(minutes=11))
+    assert look() == 2
+    assert [outcomes(call_id) for call_id in (parked, answered, overdue)] == [[], ["unknown"], ["unknown"]]
+    write("outcome", parked)
+    look()
+    mark = Mark.objects.get(name="intents")
+    assert mark.low == mark.high

@@ -182,6 +182,11 @@ class Connector(ABC):
         self.source = source
         self.egress = egress
 
+    @property
+    def asks_meanwhile(self) -> bool:
+        """Whether the source may turn to the client in the middle of a call, and wait for the answer."""
+        return False
+
     @abstractmethod
     async def check(self) -> str:
         """Connect and return one sentence about what was found."""

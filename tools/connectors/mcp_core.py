@@ -19,7 +19,7 @@ from pydantic import Field
 
 from tools import exact
 from tools.connectors.base import Connector, ConnectorError, Context, Kind, Offer, Result, Source, Spec
-from tools.connectors.mcp_input import ASKING_METHODS, INPUT_REQUIRED, questions_of, told
+from tools.connectors.mcp_input import INPUT_REQUIRED, answered, asks, told
 from tools.connectors.mcp_leases import Leases, declared_to_legacy
 from tools.connectors.mcp_turn import Turn
 from tools.egress import Egress
@@ -135,6 +135,11 @@ class McpCore(Connector):
         self._declares: dict[str, Any] = {}
         self._level: tuple[Greeting, str] | None = None
 
+    @property
+    def asks_meanwhile(self) -> bool:
+        """Servers of the older revisions do; of which kind this one is may not be known yet."""
+        return self._greeting is None or not self._greeting.modern
+
     # --- The verbs ----------------------------------------------------------------------------------------------------
 
     async def check(self) -> str:
@@ -209,8 +214,10 @@ class McpCore(Connector):
         if context.traceparent:
             params["_meta"] = {"traceparent": context.traceparent}
         result = await self._within(context.deadline_seconds, self._ask("tools/call", params, spec, context), context)
-        if _asks(result, "tools/call", context):
-            return Result(result, False)
+        if asks(result, "tools/call"):
+            result = await self._finished(result, "tools/call", params, context, spec)
+            if result.get("resultType") == INPUT_REQUIRED:
+                return Result(result, False)
         if not isinstance(result.get("content"), list):
             raise ConnectorError("bad_upstream_answer", "The upstream's answer has no content.")
         is_error = result.get("isError", False)
@@ -222,14 +229,28 @@ class McpCore(Connector):
         if context.traceparent:
             params = {**params, "_meta": {"traceparent": context.traceparent}}
         result = await self._within(context.deadline_seconds, self._answered(method, params, context), context)
-        if _asks(result, method, context):
-            return Result(result, False)
+        if asks(result, method):
+            result = await self._finished(result, method, params, context)
+            if result.get("resultType") == INPUT_REQUIRED:
+                return Result(result, False)
         if (key := _EXPECTED.get(method)) and not isinstance(result.get(key), list):
             raise ConnectorError("bad_upstream_answer", f"The upstream's answer has no {key}.")
         if method == "resources/read" and not result["contents"]:
             refusal = {"code": INVALID_PARAMS, "message": "Resource not found"}
             raise ConnectorError("upstream_refused", "The upstream has no such resource.", refusal=refusal)
         return Result(result, False)
+
+    async def _finished(
+        self,
+        result: dict[str, Any],
+        method: str,
+        params: dict[str, Any],
+        context: Context,
+        tool: McpTool | None = None,
+    ) -> dict[str, Any]:
+        """The result after that which asks for input; again within the time of a call."""
+        rounds = answered(result, method, context, lambda more: self._ask(method, params, tool, more))
+        return await self._within(context.deadline_seconds, rounds, context)
 
     async def _answered(self, method: str, params: dict[str, Any], context: Context) -> dict[str, Any]:
         greeting = self._greeting or await self._greet()
@@ -435,21 +456,6 @@ def result_of(answer: dict[str, Any]) -> dict[str, Any]:
 def _turn_of(context: Context | None) -> Turn | None:
     """Who can be told and asked, in the course of this call."""
     return None if context is None else cast("Turn | None", context.client)
-
-
-def _asks(result: dict[str, Any], method: str, context: Context) -> bool:
-    """Whether the result asks for input, which the client can give with its next request. Raises ConnectorError."""
-    kind = result.get("resultType", "complete")
-    if kind == "complete":
-        return False
-    if kind != INPUT_REQUIRED or method not in ASKING_METHODS:
-        raise ConnectorError(
-            "unsupported_result", f"The upstream's result is of the type {str(kind)[:60]!r}, which has no place here."
-        )
-    questions_of(result, context.client)
-    if context.client is None or not context.client.answers_later:
-        raise ConnectorError("unsupported_result", "The upstream asks for input, which this client cannot give.")
-    return True
 
 
 def _effect(hints: object) -> str | None:

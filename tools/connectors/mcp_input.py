@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from tools.connectors.base import Client, ConnectorError, Context
+from tools.connectors.base import Client, ClientError, ConnectorError, Context
 
 INPUT_REQUIRED = "input_required"
 # The requests whose results may ask for input.
@@ -16,7 +16,7 @@ _CAPABILITIES_KEY, _LOG_LEVEL_KEY = f"{_META}clientCapabilities", f"{_META}logLe
 _NOT_CARRIED = f"{_META}tasks"
 # What a question needs of the client, by its method.
 _NEEDS = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
-_MOST_QUESTIONS = 100
+_MOST_QUESTIONS, _MOST_ROUNDS = 100, 8
 
 
 def carried(capabilities: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,6 +57,45 @@ def questions_of(result: Mapping[str, Any], client: Client | None) -> dict[str, 
         if not is_declared(client.capabilities if client else {}, method, params):
             raise _bad(f"asks for {str(method)[:60]!r}, which the client did not declare")
     return questions
+
+
+def asks(result: Mapping[str, Any], method: str) -> bool:
+    """Whether the result asks for input instead of being one. Raises ConnectorError for a type that has no place."""
+    kind = result.get("resultType", "complete")
+    if kind == "complete":
+        return False
+    if kind == INPUT_REQUIRED and method in ASKING_METHODS:
+        return True
+    said = f"The upstream's result is of the type {str(kind)[:60]!r}, which has no place here."
+    raise ConnectorError("unsupported_result", said)
+
+
+async def answered(
+    result: dict[str, Any], method: str, context: Context, ask: Callable[[Context], Awaitable[dict[str, Any]]]
+) -> dict[str, Any]:
+    """What the upstream answers at last, once its questions were put to a client that can be asked meanwhile.
+
+    A client that answers with its next request gets the questions themselves. Raises ConnectorError.
+    """
+    for _ in range(_MOST_ROUNDS):
+        questions = questions_of(result, context.client)
+        if context.client is not None and context.client.answers_later:
+            return result
+        given = {"inputResponses": await _asked(questions, context.client)} if questions and context.client else {}
+        state = {"requestState": result["requestState"]} if "requestState" in result else {}
+        result = await ask(context._replace(continuation=given | state))
+        if not asks(result, method):
+            return result
+    raise _bad(f"asks for input more than {_MOST_ROUNDS} times")
+
+
+async def _asked(questions: Mapping[str, dict[str, Any]], client: Client) -> dict[str, dict[str, Any]]:
+    """One after the other: it is one person who reads them."""
+    try:
+        return {key: await client.ask(each["method"], each.get("params", {})) for key, each in questions.items()}
+    except ClientError as error:
+        said = f"The client did not answer what the upstream asks: {error}"
+        raise ConnectorError("client_refused", said) from error
 
 
 def is_declared(capabilities: Mapping[str, Any], method: object, params: Mapping[str, Any]) -> bool:

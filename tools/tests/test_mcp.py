@@ -618,7 +618,7 @@ ANSWERS: dict[str, tuple[Answer, str]] = {
     "isError is a number": (result_with({"content": [], "isError": 1}), "bad_upstream_answer"),
     "isError is null": (result_with({"content": [], "isError": None}), "bad_upstream_answer"),
     "asks for nothing": (result_with({"resultType": "input_required", "content": []}), "bad_upstream_answer"),
-    "wants another try": (result_with({"resultType": "input_required", "requestState": "s"}), "unsupported_result"),
+    "wants another try": (result_with({"resultType": "input_required", "requestState": "s"}), "bad_upstream_answer"),
     "is a task": (result_with({"resultType": "task", "content": []}), "unsupported_result"),
     "text/plain": (always(lambda m: web.Response(text=json.dumps({"id": m["id"], "result": GOOD_RESULT}))),
                    "bad_upstream_answer"),

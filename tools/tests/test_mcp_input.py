@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tools.connectors.base import Client, ConnectorError, Context
+from tools.connectors.base import Client, ClientError, ConnectorError, Context
 from tools.connectors.mcp_headers import MirroringTool as McpTool
 from tools.connectors.mcp_input import questions_of
 from tools.tests.servers import make_server
@@ -107,3 +107,73 @@ def test_only_what_the_client_declared_is_asked(
 def test_a_question_that_is_none_is_a_bad_answer(result: dict[str, Any]) -> None:
     with pytest.raises(ConnectorError):
         questions_of(result, Later({"elicitation": {}}))
+
+
+class Now(Later):
+    """A client that is asked while the call goes on."""
+
+    answers_later = False
+
+    def __init__(self, capabilities: Mapping[str, Any], error: dict[str, Any] | None = None) -> None:
+        super().__init__(capabilities)
+        self.error = error
+
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        if self.error is not None:
+            raise ClientError(self.error)
+        return {"asked": method}
+
+
+async def call_of(result: dict[str, Any], client: Client | None) -> tuple[Any, list[dict[str, Any]]]:
+    """What a call comes to whose first answers are `result`, and what the upstream was sent."""
+
+    def answer(message: dict[str, Any]) -> Any:
+        done = upstream.count("tools/call") > 2
+        return reply(message, {"content": []} if done else result)
+
+    upstream = Scripted(always(answer))
+    async with make_server(upstream) as port:
+        connector = make_connector(f"http://127.0.0.1:{port}/mcp")
+        came: Any
+        try:
+            came = (await connector.call(McpTool(name="t"), {}, make_context(client))).content
+        except ConnectorError as error:
+            came = error.code
+        await connector.close()
+    sent = [message["params"] for message in upstream.messages if message.get("method") == "tools/call"]
+    return came, [{name: each[name] for name in ("inputResponses", "requestState") if name in each} for each in sent]
+
+
+async def test_a_client_that_can_be_asked_meanwhile_is_asked_until_the_upstream_has_all() -> None:
+    questions = {"resultType": "input_required", "inputRequests": {"a": FORM, "b": ROOTS}, "requestState": "s"}
+    came, sent = await call_of(questions, Now({"elicitation": {}, "roots": {}}))
+    given = {"a": {"asked": "elicitation/create"}, "b": {"asked": "roots/list"}}
+    assert came == {"content": []}
+    assert sent == [{}, *[{"inputResponses": given, "requestState": "s"}] * 2]
+
+
+@pytest.mark.parametrize(
+    ("client", "code"),
+    [
+        (Now({"elicitation": {}}, {"code": -1, "message": "no"}), "client_refused"),
+        (Now({"roots": {}}), "bad_upstream_answer"),
+        (None, "bad_upstream_answer"),
+    ],
+)
+async def test_a_question_that_nobody_answers_ends_the_call(client: Client | None, code: str) -> None:
+    assert await call_of({"resultType": "input_required", "inputRequests": {"a": FORM}}, client) == (code, [{}])
+
+
+async def test_an_upstream_that_only_wants_to_be_asked_again_needs_no_client() -> None:
+    came, sent = await call_of({"resultType": "input_required", "requestState": "s"}, None)
+    assert (came, sent) == ({"content": []}, [{}, *[{"requestState": "s"}] * 2])
+
+
+async def test_an_upstream_that_asks_without_end_is_given_up() -> None:
+    upstream = Scripted(always(lambda m: reply(m, {"resultType": "input_required", "requestState": "s"})))
+    async with make_server(upstream) as port:
+        connector = make_connector(f"http://127.0.0.1:{port}/mcp")
+        with pytest.raises(ConnectorError, match="more than 8 times"):
+            await connector.call(McpTool(name="t"), {}, make_context())
+        await connector.close()
+    assert upstream.count("tools/call") == 9
