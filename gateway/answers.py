@@ -12,7 +12,7 @@ from access import policy
 from access.models import Scope
 from access.offered import OfferedEntry
 from access.snapshot import Principal, Snapshot, ToolEntry
-from gateway import wire
+from gateway import older, wire
 from gateway.calls import OURS, Answer, Refused
 from gateway.wire import Message, WireError
 from tools import exact
@@ -96,7 +96,10 @@ def _pages(entries: Sequence[ToolEntry | OfferedEntry], name: bytes, modern: boo
     pages = []
     for start in range(0, max(1, len(entries)), _PAGE):
         page = entries[start : start + _PAGE]
-        body = b'{"' + name + b'":[' + b",".join([entry.definition for entry in page]) + b"]"
+        definitions = [entry.definition for entry in page]
+        if name == b"tools" and not modern:
+            definitions = [older.definition(each) for each in definitions]
+        body = b'{"' + name + b'":[' + b",".join(definitions) + b"]"
         if start + _PAGE < len(entries):
             body += b',"nextCursor":"%d"' % (start // _PAGE + 1)
         meta: dict[str, Any] = {wire.SERVER_INFO_KEY: SERVER} if modern else {}
@@ -160,7 +163,8 @@ def answered(message: Message, answer: Answer) -> bytes:
         raise _lacking(answer.lacking, ours)
     if answer.code != "ok":
         ours[CODE] = answer.code
-    return _dressed(message, answer.body, answer.meta | ours)
+    body = answer.body if message.modern else older.result(answer.body)
+    return _dressed(message, body, answer.meta | ours)
 
 
 def used(message: Message, answer: Answer) -> bytes:

@@ -15,6 +15,7 @@ from gateway.replies import Reply
 from gateway.sessions import Session
 from gateway.visits import Visit
 from gateway.wire import Headers, Id, Message, WireError
+from tools import exact
 from tools.connectors.base import Client, ClientError
 
 # RFC 5424, from the least severe to the most.
@@ -51,7 +52,7 @@ class Told(Client):
         if method == "notifications/progress":
             params = {"progressToken": self._token, **params}
         try:
-            event = orjson.dumps({"jsonrpc": "2.0", "method": method, "params": params})
+            event = exact.written({"jsonrpc": "2.0", "method": method, "params": params})
         except orjson.JSONEncodeError:  # Nested too deeply.
             return
         self.told += 1

@@ -13,12 +13,13 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 import redis.asyncio
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
+
+from tools import exact
 
 logger = logging.getLogger("gateway.mail")
 
@@ -91,7 +92,7 @@ class Mail:
 
     async def _publish(self, channel: str, kind: str, payload: Payload) -> int:
         try:
-            return int(await self._redis.publish(channel, orjson.dumps([self.worker, kind, payload])))
+            return int(await self._redis.publish(channel, exact.written([self.worker, kind, payload])))
         except AWAY as error:
             logger.warning("Redis is away, a letter (%s) is not delivered: %s", kind, error)
             return 0
@@ -130,7 +131,7 @@ class Mail:
                 asked = True
 
     def _open(self, letter: bytes) -> None:
-        sender, kind, payload = orjson.loads(letter)
+        sender, kind, payload = exact.taken(letter)
         if sender != self.worker:  # what goes to everybody is delivered here before it is sent
             self._deliver(kind, payload)
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import orjson
 import redis.asyncio
 from django.conf import settings
 from redis.asyncio.retry import Retry
@@ -24,6 +23,7 @@ from redis.exceptions import WatchError
 from access.snapshot import Principal
 from gateway.limits import Budgets
 from gateway.mail import AWAY, Mail
+from tools import exact
 
 logger = logging.getLogger("gateway.sessions")
 
@@ -211,9 +211,9 @@ def _key(identifier: str) -> str:
 
 
 def _packed(session: Session) -> bytes:
-    return orjson.dumps(session[1:])
+    return exact.written(session[1:])
 
 
 def _unpacked(identifier: str, packed: bytes | str) -> Session:
-    user_id, token, revision, client, capabilities, log_level, *lists = orjson.loads(packed)
+    user_id, token, revision, client, capabilities, log_level, *lists = exact.taken(packed)
     return Session(identifier, user_id, token, revision, client, capabilities, log_level, *map(tuple, lists))

@@ -296,7 +296,7 @@ class McpCore(Connector):
             if not declares and level is None:
                 yield self, context._replace(deadline_seconds=until - time.monotonic())
                 return
-            key = (context.actor, orjson.dumps(declares, option=orjson.OPT_SORT_KEYS))
+            key = (context.actor, exact.ordered(declares))
             leases = self._leases.lease(key, lambda: self._leased(declares), until - time.monotonic())
             async with leases as connector:
                 if level is not None:
