@@ -70,6 +70,9 @@ class Stream(Protocol):
     def chunks(self) -> AsyncIterator[bytes]:
         """Its bytes as they come. Raises ConnectionBroken, and ConnectorError `result_too_large`."""
 
+    def recount(self) -> None:
+        """Say that what came so far is dealt with: the limit is for what comes at once, not for all of a long life."""
+
     def close(self) -> None:
         """Keep the connection if the stream is at its end, and else close it."""
 
@@ -103,12 +106,14 @@ class HttpClient:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def request(self, method: str, headers: Mapping[str, str], body: bytes) -> Response:
-        """The answer; where it is an event stream, the caller must close that.
+    async def request(
+        self, method: str, headers: Mapping[str, str], body: bytes, target: str | None = None
+    ) -> Response:
+        """The answer; where it is an event stream, the caller must close that. `target` is another path of the origin.
 
         Raises ConnectorError; keeps no deadline. A cancelled request closes its connection.
         """
-        data = self._head(method, headers, len(body)) + body
+        data = self._head(method, target or self._target, headers, len(body)) + body
         await self._places.acquire()
         try:
             connection = self._kept() or await self._dial()
@@ -125,9 +130,9 @@ class HttpClient:
             connection.abort()
         self._idle.clear()
 
-    def _head(self, method: str, headers: Mapping[str, str], length: int) -> bytes:
+    def _head(self, method: str, target: str, headers: Mapping[str, str], length: int) -> bytes:
         lines = [f"{name}: {value}" for name, value in {**self._headers, **headers}.items()]
-        text = "\r\n".join((f"{method} {self._target} HTTP/1.1", *lines, f"Content-Length: {length}", "", ""))
+        text = "\r\n".join((f"{method} {target} HTTP/1.1", *lines, f"Content-Length: {length}", "", ""))
         if text.count("\n") != len(lines) + 3 or text.count("\r") != len(lines) + 3:
             raise ValueError("A header of the request holds a line break.")
         return text.encode("ascii")
@@ -239,6 +244,10 @@ class _Connection(asyncio.Protocol):
             else:
                 self._more = self._loop.create_future()
                 await self._more
+
+    def recount(self) -> None:
+        """See `Stream.recount`."""
+        self._size = len(self._body)
 
     @property
     def is_complete(self) -> bool:

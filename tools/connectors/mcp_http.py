@@ -223,10 +223,11 @@ async def _drain(stream: Resumable) -> None:
 def _http_error(status: int) -> ConnectorError:
     """The server answered with an HTTP status that carries no JSON-RPC."""
     error = Estranged if status in (400, 404, 405) else ConnectorError
-    return error(code="upstream_http_error", message=_about_status(status))
+    return error(code="upstream_http_error", message=about_status(status))
 
 
-def _about_status(status: int) -> str:
+def about_status(status: int) -> str:
+    """A sentence on a status that is no success."""
     if status in (401, 403):
         return f"The upstream does not accept the credentials (HTTP status {status})."
     if 300 <= status < 400:

@@ -32,6 +32,7 @@ class HttpLine:
     async def _read(self) -> None:
         try:
             async for data in events(self._stream.chunks()):
+                self._stream.recount()
                 message = parsed(data)
                 if message is not None and "method" not in message:
                     break  # the answer to what opened the stream is its end

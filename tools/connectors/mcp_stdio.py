@@ -17,6 +17,7 @@ from django.conf import settings
 from pydantic import Field, ValidationInfo, field_validator
 
 from tools.connectors.base import SAVING, ConnectorError, Offer, Options, Source
+from tools.connectors.limits import Noise
 from tools.connectors.mcp_core import (
     MODERN_GREETING,
     UNSUPPORTED_VERSION,
@@ -42,8 +43,6 @@ _IDLE_SECONDS = 600.0
 _START_SECONDS, _PROBE_SECONDS = 30.0, 10.0
 # Before the start after the first, second … failure in a row; a run of _HEALTHY_SECONDS begins the row anew.
 _PAUSES_SECONDS, _HEALTHY_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0), 30.0
-# What a server may write without being asked, within a window of time; each line counts as so much at the least.
-_MOST_NOISE_BYTES, _NOISE_SECONDS, _LEAST_NOISE = 1024 * 1024, 10.0, 64
 # A server that leaves so many calls unanswered and says nothing for so long hangs.
 _UNANSWERED, _SILENT_SECONDS = 3, 30.0
 _MOST_LATE = 1_000
@@ -110,8 +109,8 @@ class Server:
         # Calls that nobody waits for any more, whose answers may still come.
         self._late: dict[int, None] = {}
         self._unanswered = 0
-        self._heard_at = self._used_at = self._noise_since = 0.0
-        self._noise = 0
+        self._heard_at = self._used_at = 0.0
+        self._noise = Noise()
         self._idle: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -144,7 +143,7 @@ class Server:
             said = f"The server failed {times}: it {why}. It is started again in {wait:.0f} s at the earliest."
             raise ConnectorError("upstream_unavailable", said, sent=False)
         self._process = self._last = await start(launcher, self._take, self._lose)
-        self._noise, self._unanswered, self._used_at = 0, 0, loop.time()
+        self._noise, self._unanswered, self._used_at = Noise(), 0, loop.time()
         self._idle = loop.call_later(_IDLE_SECONDS, self._look_idle)
         logger.info("the server of %s runs as process %d (launcher %s)", self._source, self._process.pid, name)
         self._note_turn(
@@ -300,7 +299,8 @@ class Server:
                 self._overheard(message)
                 if self._hear(message):
                     return
-        self._note_noise(len(line))
+        if self._noise.is_too_much(len(line)):
+            self.fail("writes without end what it was not asked for")
 
     def _take_up(self, request: dict[str, Any]) -> None:
         """Have the client asked, or say no: a server must not wait in vain."""
@@ -338,14 +338,6 @@ class Server:
             return False
         del self._late[identifier]
         return True
-
-    def _note_noise(self, size: int) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._noise_since > _NOISE_SECONDS:
-            self._noise_since, self._noise = now, 0
-        self._noise += max(size, _LEAST_NOISE)
-        if self._noise > _MOST_NOISE_BYTES:
-            self.fail("writes without end what it was not asked for")
 
 
 class McpStdioConnector(McpHearing):

@@ -139,7 +139,7 @@ async def brought_in(name: str) -> Behind:
     return await in_thread(lambda: bring_in(name, "mcp-stdio", {"launcher": name}))
 
 
-@pytest.mark.parametrize(("transport", "path"), [("streamableHttp", "mcp")])
+@pytest.mark.parametrize(("transport", "path"), [("streamableHttp", "mcp"), ("sse", "sse")])
 async def test_the_server_that_has_everything_is_used_over_the_network(
     committed_db: None, transport: str, path: str
 ) -> None:
