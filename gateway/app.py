@@ -147,7 +147,7 @@ class Gateway:
 
     def reading(self) -> Reading:
         """The numbers of this process."""
-        return read(self.meter, self.ledger, self.budgets, self.feed, self.connectors)
+        return read(self.meter, self.ledger, self.budgets, self.feed, self.connectors, self.parking)
 
     def serves(self, path: str) -> bool:
         """Whether the path is the gateway's."""

@@ -254,6 +254,7 @@ class Pipeline:
             record_id = await self._ledger.conclude(entry)
         except LedgerUnavailable as error:
             raise unavailable("record", call_id) from error
+        self._meter.count(found[0], "allow", "unknown")
         message = f"The worker that held the call {call_id} has ended: what became of it is not known here."
         return Refused("call_lost", message, call_id=call_id, record_id=record_id)
 

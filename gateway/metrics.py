@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,6 +99,7 @@ _LISTED = (
     Family("mcpsite_policy_newest_version", "gauge", "The newest version of the policy in a process.", join=max),
     Family("mcpsite_policy_age_seconds", "gauge", "Since the database confirmed the policy: the oldest.", join=max),
     Family("mcpsite_connectors_open", "gauge", "Processes that keep the connector open.", ("connector",)),
+    Family("mcpsite_calls_parked", "gauge", "Calls that wait for their client to answer a question."),
     Family("mcpsite_processes", "gauge", "Processes that carry out calls."),
     Family("mcpsite_database_up", "gauge", "1 when the jobs could be read from PostgreSQL just now."),
     Family("mcpsite_jobs", "gauge", "Jobs: all that are not finished, and of the newest 100,000.", ("queue", "status")),
@@ -118,7 +119,9 @@ FAMILIES = {family.name: family for family in _LISTED}
 # --- One process -----------------------------------------------------------------------------------------------------
 
 
-def read(meter: Meter, ledger: Ledger, budgets: Budgets, feed: Feed, connectors: Connectors) -> Reading:
+def read(
+    meter: Meter, ledger: Ledger, budgets: Budgets, feed: Feed, connectors: Connectors, parked: Sized = ()
+) -> Reading:
     """The numbers of one process, read from another thread than the one that counts."""
     totals: Samples = {
         "mcpsite_calls": {key: [count] for key, count in list(meter.calls.items())},
@@ -144,6 +147,7 @@ def read(meter: Meter, ledger: Ledger, budgets: Budgets, feed: Feed, connectors:
         "mcpsite_ledger_available": {(): [int(ledger.available)]},
         "mcpsite_budget_alone": {(): [int(budgets.alone)]},
         "mcpsite_connectors_open": {(name,): [1] for name in connectors.names()},
+        "mcpsite_calls_parked": {(): [len(parked)]},
         "mcpsite_processes": {(): [1]},
     }
     if (snapshot := feed.snapshot) is not None:

@@ -84,6 +84,7 @@ async def test_a_call_is_asked_at_one_worker_and_answered_at_another(
     asked = await send(gateway, company.token, tool)
     assert asked.result["resultType"] == "input_required"
     assert list(asked.result["inputRequests"].values()) == [{"method": "elicitation/create", "params": FORM}]
+    assert gateway.reading().states["mcpsite_calls_parked"] == {(): [1]}
     reply = await send(other, company.token, tool, **answer(asked))
     assert orjson.loads(reply.result["content"][0]["text"]) == [ANSWER]
     assert reply.result["_meta"]["mcpsite/call"] == asked.result["_meta"]["mcpsite/call"]
@@ -144,6 +145,7 @@ async def test_when_the_worker_of_a_call_has_died_its_client_is_told_and_the_rec
     assert lost.result["isError"] is True
     assert lost.result["_meta"]["mcpsite/code"] == "call_lost"
     assert [record.code for record in await records(asked)] == ["input_required", "unknown"]
+    assert [key[-1] for key in gateway.meter.calls] == ["unknown"]
     again = await send(gateway, company.token, "echo", **answer(asked))
     assert again.error["code"] == -32602
     assert [record.code for record in await records(asked)] == ["input_required", "unknown"]
