@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 
 from access.models import Scope
@@ -43,6 +44,21 @@ def principal_of_user(snapshot: Snapshot, user_id: int) -> Principal:
     if member is None:
         raise InvalidToken
     return Principal.of(member, "admin session", _ALL_SCOPES)
+
+
+def principal_again(
+    snapshot: Snapshot, user_id: int, token: str, token_id: uuid.UUID | None, generation: int
+) -> Principal | None:
+    """Who called before with that token or session, if they still could; for work that outlives its request."""
+    if token_id is not None:
+        found = (each for each in snapshot.tokens.values() if each.token_id == token_id)
+        principal = next(found, None)
+        return None if principal is None or principal.is_expired() else principal
+    member = snapshot.members.get(user_id)
+    session = token.removeprefix("session ")
+    if member is None or member.generation != generation or any(s.startswith(session) for s in snapshot.ended_sessions):
+        return None
+    return Principal.of(member, token, _ALL_SCOPES)
 
 
 def as_role(principal: Principal, role_id: int, name: str) -> Principal:

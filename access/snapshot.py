@@ -58,6 +58,8 @@ class ToolEntry:
     title: str
     validator: jsonschema_rs.Validator
     headers: Mapping[str, tuple[str, ...]]
+    # When a call becomes a task: a value of `Tool.AsTask`.
+    as_task: str = "slow"
     # What its records keep and show of a call; None where that is the ordinary: everything encrypted.
     recording: Recording | None = None
 
@@ -186,23 +188,25 @@ def _sources(before: Snapshot | None) -> dict[uuid.UUID, SourceEntry]:
 def _tools(sources: Mapping[uuid.UUID, SourceEntry], before: Snapshot | None) -> dict[str, ToolEntry]:
     rows = callable_tools().filter(source_id__in=sources)
     found: dict[str, ToolEntry] = {}
-    fresh: list[tuple[uuid.UUID, str, uuid.UUID, str, int]] = []
-    for row in rows.values_list("id", "name", "source_id", "effect", "current_id"):
+    fresh: list[tuple[uuid.UUID, str, uuid.UUID, str, int, str]] = []
+    for row in rows.values_list("id", "name", "source_id", "effect", "current_id", "as_task"):
         known = before.tools.get(row[1]) if before else None
         if (
             known
             and known.id == row[0]
             and known.effect == row[3]
             and known.version_id == row[4]
+            and known.as_task == row[5]
             and (known.source is sources[row[2]])
         ):
             found[row[1]] = known
         else:
             fresh.append(row)
     versions = ToolVersion.objects.filter(pk__in=[row[4] for row in fresh]).in_bulk()
-    for identifier, name, source_id, effect, version_id in fresh:
+    for identifier, name, source_id, effect, version_id, as_task in fresh:
         try:
-            found[name] = _compiled(identifier, name, sources[source_id], effect, versions[version_id])
+            compiled_tool = _compiled(identifier, name, sources[source_id], effect, versions[version_id])
+            found[name] = replace(compiled_tool, as_task=as_task)
         except _BROKEN as error:
             logger.error("the tool %s cannot be used: %s: %s", name, type(error).__name__, error)
     return dict(sorted(found.items()))

@@ -33,6 +33,14 @@ MEANINGS: Mapping[str, str] = {
     "unknown_template": "there is no such template; in answers also when it is not granted",
     "not_granted": "in the ledger only: the tool exists, and no grant of the caller names it",
     "budget_exhausted": "the calls per minute of this principal for this tool are spent",
+    "task_required": "the tool is called as a task only, and the client does not declare the Tasks extension",
+    "too_many_tasks": "so many tasks of this user are under way as `TASKS_PER_USER` allows",
+    "tasks_unavailable": "tasks cannot be kept at this moment, since the database is away",
+    "unknown_task": "there is no such task, its time is over, it is another user's, or its tool is not granted",
+    "task_lost": "the process that carried the task out ended, and its tool, which only reads, could not be begun anew",
+    "task_timeout": "the task took longer than `TASK_TIMEOUT_SECONDS`",
+    "task_answered": "the user answered what a task had asked",
+    "task_cancel_requested": "somebody cancelled a task",
     "invalid_arguments": "the arguments do not fit the schema, or the database cannot use a value",
     "too_many_refusals": (
         "so many calls of this principal were refused that the next are counted, not recorded one by one"

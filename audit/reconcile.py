@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import uuid
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -34,6 +35,9 @@ _SETTLED = timedelta(seconds=15)
 _MARK = "intents"
 _WINDOW, _AT_ONCE = 50_000, 1_000
 _SECONDS = 20.0
+# How the detail of an intent begins whose call is a task: it may be under way for hours, and whoever keeps tasks closes
+# it with `close_call`.
+_OF_TASK = '{"task":'
 _SAME = (
     "call_id", "actor", "actor_id", "on_behalf_of", "token", "roles", "door", "client", "address", "connector", "tool",
     "effect", "definition", "policy_version", "decision", "trace_id", "request_id",
@@ -89,6 +93,7 @@ def _one_window(start: int | None) -> tuple[int | None, int]:
 def _open_intents(low: int, top: int) -> list[tuple[int, datetime]]:
     """Number of the intents in between that have no outcome, and when each is due."""
     intents = Record.objects.filter(id__gt=low, id__lte=top, kind=Record.Kind.INTENT).order_by("id")
+    intents = intents.exclude(detail__startswith=_OF_TASK)
     found = list(intents.values_list("id", "at", "call_id", "code"))
     last: dict[Any, int] = {}
     for start in range(0, len(found), _AT_ONCE):
@@ -121,6 +126,16 @@ def _close(keys: list[int]) -> None:
     for start in range(0, len(keys), _AT_ONCE):
         for intent in Record.objects.filter(id__in=keys[start : start + _AT_ONCE]).defer("ct", "detail"):
             record(_outcome_of(intent))
+
+
+def close_call(call_id: uuid.UUID) -> bool:
+    """Give the call's intent an outcome that says `unknown`, unless there is one. Returns whether it did."""
+    with transaction.atomic():
+        found = dict(_last([call_id]))
+        if call_id not in found:
+            return False
+        record(_outcome_of(Record.objects.defer("ct", "detail").get(id=found[call_id])))
+    return True
 
 
 def _outcome_of(intent: Record) -> Entry:

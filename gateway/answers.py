@@ -25,6 +25,8 @@ _CAPABILITIES: dict[str, Any] = {
     "resources": {"listChanged": True, "subscribe": True},
     "completions": {},
 }
+# The extension under which a call may become a task.
+TASKS = "io.modelcontextprotocol/tasks"
 # Method → what it lists, and under which name.
 LISTS: dict[str, tuple[Kind, bytes]] = {
     "tools/list": ("tool", b"tools"),
@@ -130,7 +132,7 @@ def discovered(message: Message) -> bytes:
     result = {
         "resultType": "complete",
         "supportedVersions": [wire.MODERN, *wire.LEGACY],
-        "capabilities": _CAPABILITIES,
+        "capabilities": {**_CAPABILITIES, "extensions": {TASKS: {}}},
         "ttlMs": _LIST_TTL_MS,
         "cacheScope": "private",
         "_meta": {wire.SERVER_INFO_KEY: SERVER},
@@ -220,6 +222,9 @@ def refused(message: Message, refusal: Refused) -> bytes:
         raise WireError(wire.UNAVAILABLE, str(refusal), status=503, data=ids, retry_after=2)
     if message.method == "resources/read" and refusal.code == "unknown_resource":
         raise _no_resource(message, "Resource not found", ids)
+    if refusal.code == "task_required" and message.modern:
+        needed: dict[str, Any] = {"requiredCapabilities": {"extensions": {TASKS: {}}}}
+        raise WireError(wire.MISSING_CAPABILITY, str(refusal), data=needed | ids)
     if refusal.code.startswith("unknown_"):
         status = 400 if message.modern else 200
         raise WireError(wire.INVALID_PARAMS, str(refusal), status=status, data=ids)
@@ -240,3 +245,24 @@ def _dressed(
     head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(message.identifier) + b',"result":'
     begun = b"{" if body == b"{}" else body[:-1] + b","
     return head + begun + b'"_meta":' + exact.written(meta) + kind + b"}}"
+
+
+# --- Tasks -----------------------------------------------------------------------------------------------------------
+
+
+def inlined(answer: Answer) -> bytes:
+    """The result that a task ended with: the same that the call would have been answered with."""
+    ids = ids_of(answer.call_id, None if answer.code == "ok" else answer.code, answer.record_id)
+    begun = b"{" if answer.body == b"{}" else answer.body[:-1] + b","
+    return begun + b'"resultType":"complete","_meta":' + exact.written(answer.meta | ids) + b"}"
+
+
+def ids_of(call_id: uuid.UUID | None, code: str | None, record_id: uuid.UUID | None = None) -> dict[str, str]:
+    """Our words about a call, as far as there are any."""
+    found = {_RECORD: record_id, _CALL: call_id, CODE: code}
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def signed() -> dict[str, Any]:
+    """The `_meta` of a modern result that says whose it is."""
+    return {"_meta": {wire.SERVER_INFO_KEY: SERVER}}

@@ -40,6 +40,8 @@ from gateway.sessions import Sessions
 from gateway.sources import Connectors
 from gateway.subscriptions import SUBSCRIBE, Subscriptions
 from gateway.tally import Reading
+from gateway.task_work import Tasks
+from gateway.tasks_extension import TasksExtension
 from gateway.visits import Handler, Taker, Visit
 from gateway.wire import Message, WireError
 from gateway.withdrawals import Withdrawals
@@ -77,6 +79,8 @@ class Gateway:
         self.mail = Mail(settings.REDIS_URL)
         self.meter = Meter()
         self.pipeline = Pipeline(lambda: self.feed.current, self.ledger, self.budgets, self.connectors.of, self.meter)
+        self.tasks = Tasks(conninfo, self.pipeline, self.ledger, self.meter, self.mail, lambda: self.feed.current)
+        self.task_door = TasksExtension(self.tasks, self.ledger, self.pipeline.refusals)
         self.metrics = Metrics(conninfo, self.reading)
         self.parking = Parking(self.mail, self.pipeline, self.ledger)
         self.doorman = Doorman(conninfo, self.ledger)
@@ -93,7 +97,12 @@ class Gateway:
         self.legacy.attend = self.subscriptions.attend
         # Of each era: what serves a method.
         self.methods: Mapping[bool, dict[str, Handler]] = {
-            True: self._methods_of_both() | {"server/discover": self._discover} | self.subscriptions.modern,
+            True: {
+                **self._methods_of_both(),
+                "server/discover": self._discover,
+                **self.subscriptions.modern,
+                **self.task_door.methods,
+            },
             False: self._methods_of_both() | self.legacy.methods | self.subscriptions.legacy | {"ping": self._ping},
         }
         # What takes what is not answered, by method; responses are under the empty one.
@@ -119,6 +128,8 @@ class Gateway:
         self.feed.start()
         self.doorman.start()
         self.mail.start()
+        if self._program == "web":
+            await self.tasks.start()
         self.metrics.start()
 
     def wind_up(self) -> None:
@@ -129,6 +140,7 @@ class Gateway:
         """Finish what is under way, then disconnect."""
         self.wind_up()
         await self.hearing.stop()
+        await self.tasks.stop()
         await self.parking.stop()
         await self.mail.stop()
         await self.doorman.stop()
@@ -285,6 +297,11 @@ class Gateway:
         try:
             if call.peer is None and state is None:
                 answer = await self.pipeline.call(call)
+            elif (taken := self.task_door.taken(message, visit, call, state)) is not None:
+                done = await taken
+                if isinstance(done, bytes):
+                    return 200, done
+                answer = done
             else:
                 answer = await self.parking.carry_out(call, state, visit.snapshot, bearer_of(visit.headers))
         except Refused as refusal:

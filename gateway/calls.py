@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -25,11 +25,13 @@ from gateway.meter import Meter
 from tools import exact
 from tools.connectors.base import Client, Connector, ConnectorError, Context, Kind, Result
 from tools.connectors.mcp_input import INPUT_REQUIRED
+from tools.models import Tool
 from tools.schemas import problems
 
 logger = logging.getLogger("gateway.calls")
 
 _READ = "read"
+_SOON_SECONDS = 5
 # Our words in a result's `_meta`; an upstream's imitations of them are dropped.
 OURS = "mcpsite/"
 # Under which name a record's arguments hold what the client answered.
@@ -85,6 +87,17 @@ class Call(NamedTuple):
     peer: Client | None = None
     continuation: Mapping[str, Any] | None = None
     held: Held | None = None
+    # Of a task: how long it may take, and what has to happen before anything is called. It may raise NotAdmitted.
+    seconds: float | None = None
+    admit: Callable[[], Awaitable[None]] | None = None
+
+
+class NotAdmitted(Exception):
+    """The call cannot be taken as a task. `code` is the stable word for why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 # What a call has to pass, in this order; `Refused.gate` names the one that it did not.
@@ -111,6 +124,8 @@ class Answer(NamedTuple):
     lacking: dict[str, Any] | None = None
     # The worker, and the number that the call has there.
     parked: tuple[str, str] | None = None
+    # The upstream's JSON-RPC error, where that is how it refused.
+    refusal: Mapping[str, Any] | None = None
 
 
 class Refused(Exception):
@@ -189,15 +204,31 @@ class Pipeline:
         if wait := await self._budgets.spend(call.principal.user_id, tool.id, per_minute):
             message = f"The budget of {per_minute} calls a minute for {tool.name} is spent. Try again in {wait:.1f} s."
             raise await self._refuse(facts, call, "budget", "budget_exhausted", message, retry_after=wait)
+        if isinstance(tool, ToolEntry) and tool.as_task == Tool.AsTask.ALWAYS and _is_no_task(call):
+            message = f"{tool.name} is called as a task only, and this client does not declare the Tasks extension."
+            raise await self._refuse(facts, call, "ready", "task_required", message)
         if isinstance(tool, ToolEntry) and (wrong := problems(tool.validator, call.arguments)):
             message = f"The arguments do not fit the schema of {tool.name}: {'; '.join(wrong)}"
             raise await self._refuse(facts, call, "arguments", "invalid_arguments", message)
         facts["decision"] = "allow"
+        if call.admit is not None:
+            await self._admit(call, facts)
         kind = "call"
         if tool.effect != _READ:
             await self._intend(facts)
             kind, facts = "outcome", without_arguments(facts)
         return await self._carry_out(tool, call, kind, facts, started)
+
+    async def _admit(self, call: Call, facts: Facts) -> None:
+        """Raises Refused."""
+        assert call.admit is not None
+        try:
+            await call.admit()
+        except NotAdmitted as refusal:
+            facts = {name: value for name, value in facts.items() if name != "decision"}
+            raise await self._refuse(
+                facts, call, "ready", refusal.code, str(refusal), retry_after=_SOON_SECONDS
+            ) from refusal
 
     async def _intend(self, facts: Facts) -> None:
         """Record the intent. Raises Refused when that fails in time; then nothing is called."""
@@ -240,6 +271,7 @@ class Pipeline:
             outcome.ttl_ms,
             outcome.state,
             outcome.lacking,
+            refusal=outcome.refusal,
         )
 
     async def lose(self, call: Call, call_id: uuid.UUID) -> Refused:
@@ -280,7 +312,7 @@ class Pipeline:
 
     async def _tried(self, tool: Callee, call: Call, call_id: uuid.UUID) -> Result:
         """One attempt, and one more where that can do no harm, within one deadline."""
-        deadline: float = min(tool.source.source.timeout_seconds, settings.CALL_TIMEOUT_SECONDS)
+        deadline = call.seconds or min(tool.source.source.timeout_seconds, settings.CALL_TIMEOUT_SECONDS)
         until = time.monotonic() + deadline
         who, trace = call.principal, call.traceparent
         context = Context(
@@ -295,9 +327,13 @@ class Pipeline:
         return await self._once(tool, call, context._replace(deadline_seconds=left))
 
     async def _once(self, tool: Callee, call: Call, context: Context) -> Result:
+        connector = self._connector(tool)
         if isinstance(tool, OfferedEntry):
-            return await self._connector(tool).request(call.method, _addressed(call, tool), context)
-        return await self._connector(tool).call(tool.spec, call.arguments, context)
+            return await connector.request(call.method, _addressed(call, tool), context)
+        if call.seconds is None:
+            return await connector.call(tool.spec, call.arguments, context)
+        with connector.kept_open():
+            return await connector.call(tool.spec, call.arguments, context)
 
     async def _refuse(
         self,
@@ -347,6 +383,7 @@ class _Outcome(NamedTuple):
     ttl_ms: int = 0
     state: str | None = None
     lacking: dict[str, Any] | None = None
+    refusal: Mapping[str, Any] | None = None
 
 
 def known_of(snapshot: Snapshot, call: Call) -> Callee | None:
@@ -354,6 +391,11 @@ def known_of(snapshot: Snapshot, call: Call) -> Callee | None:
     if call.kind == "tool":
         return snapshot.tools.get(call.tool)
     return known_offered(snapshot.offered, call.kind, call.tool)
+
+
+def _is_no_task(call: Call) -> bool:
+    """Whether it comes by the door of tasks, and not as one."""
+    return call.door == "mcp" and call.admit is None
 
 
 def _unknown(kind: Kind) -> str:
@@ -419,7 +461,7 @@ def _failed(call: Call, message: str, code: str, refusal: dict[str, Any] | None 
     """The failure as a result that says so; of what is no tool as a JSON-RPC error, with the upstream's own code."""
     lacking = _lacking(refusal) if code == "capability_missing" else None
     if call.kind == "tool":
-        return _outcome(call, _failure(message), code)._replace(lacking=lacking)
+        return _outcome(call, _failure(message), code)._replace(lacking=lacking, refusal=refusal)
     said = (refusal or {}).get("message")
     number = (refusal or {}).get("code")
     error = {

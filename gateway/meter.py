@@ -28,6 +28,8 @@ class Meter:
         # connector → how long calls took until they were answered, and how long the upstream took of that
         self.answered: dict[str, Histogram] = {}
         self.upstream: dict[str, Histogram] = {}
+        # how tasks ended → tasks
+        self.tasks: dict[str, int] = {}
         # status at /mcp → requests
         self.statuses: dict[int, int] = {}
         # (area, class of status) → requests, and area → how long they took until the answer began
@@ -51,6 +53,10 @@ class Meter:
     def asked(self, connector: str, took_us: int) -> None:
         """The upstream of `connector` answered or failed."""
         _of(self.upstream, connector).observe(took_us)
+
+    def task(self, status: str) -> None:
+        """One task has ended."""
+        self.tasks[status] = self.tasks.get(status, 0) + 1
 
     def status(self, status: int) -> None:
         """One request at /mcp was answered."""

@@ -64,6 +64,8 @@ _LISTED = (
     Family("mcpsite_calls", "counter", "Calls that came to an end, by every door.", _CALL),
     Family("mcpsite_call_seconds", "histogram", "Calls carried out: until the answer was on record.", ("connector",)),
     Family("mcpsite_upstream_seconds", "histogram", "The upstream's part of these calls.", ("connector",)),
+    Family("mcpsite_tasks_ended", "counter", "Tasks that have ended, by how.", ("status",)),
+    Family("mcpsite_tasks", "gauge", "Tasks that are kept: under way, or with a result.", ("status",)),
     Family("mcpsite_mcp_requests", "counter", "Requests at /mcp, by HTTP status.", ("status",)),
     Family("mcpsite_http_requests", "counter", "Requests of pages and REST.", ("area", "status")),
     Family("mcpsite_http_seconds", "histogram", "Pages and REST: until the answer began.", ("area",)),
@@ -127,6 +129,7 @@ def read(
         "mcpsite_calls": {key: [count] for key, count in list(meter.calls.items())},
         "mcpsite_call_seconds": _histograms(meter.answered),
         "mcpsite_upstream_seconds": _histograms(meter.upstream),
+        "mcpsite_tasks_ended": {(status,): [count] for status, count in list(meter.tasks.items())},
         "mcpsite_mcp_requests": {(str(status),): [count] for status, count in list(meter.statuses.items())},
         "mcpsite_http_requests": {key: [count] for key, count in list(meter.pages.items())},
         "mcpsite_http_seconds": _histograms(meter.page_times),
@@ -241,6 +244,7 @@ SELECT queue_name, status::text, count(*) FROM (
 _WORKERS = "SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat > now() - interval '30 seconds'"
 
 
+_TASKS = "SELECT status, count(*) FROM gateway_task GROUP BY status"
 _UNKNOWN = "SELECT found FROM audit_mark WHERE name = 'intents'"
 _VERIFIED = """
 SELECT substr(name, 10), found, extract(epoch FROM now() - at)::float FROM audit_mark
@@ -266,6 +270,7 @@ async def _jobs(conninfo: str) -> Samples:
         active = await (await connection.execute(_ACTIVE)).fetchall()
         finished = await (await connection.execute(_FINISHED)).fetchall()
         workers = await (await connection.execute(_WORKERS)).fetchone()
+        tasks = await (await connection.execute(_TASKS)).fetchall()
         unknown = await (await connection.execute(_UNKNOWN)).fetchone()
         outside = await (await connection.execute(AGES, expected())).fetchall()
         kept = await (await connection.execute(f"{GAUGES} UNION ALL {exports.GAUGES}")).fetchall()
@@ -277,6 +282,7 @@ async def _jobs(conninfo: str) -> Samples:
         "mcpsite_jobs": {(queue, state): [count] for queue, state, count, *_ in (*active, *finished)},
         "mcpsite_jobs_oldest_seconds": {(queue,): [age] for queue, _, _, age in active if age is not None},
         "mcpsite_job_workers": {(): [workers[0] if workers else 0]},
+        "mcpsite_tasks": {(status,): [count] for status, count in tasks},
         **samples(kept),
         "mcpsite_outcomes_unknown": {(): [unknown[0] if unknown else 0]},
         "mcpsite_witness_age_seconds": _ages(outside, "witness"),

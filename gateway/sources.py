@@ -22,8 +22,9 @@ from tools.egress import Egress
 
 logger = logging.getLogger("gateway.sources")
 
-# A call that still uses a connector that was replaced may finish: no call takes longer.
+# A call that still uses a connector that was replaced may finish: no call takes longer, but tasks.
 _GRACE_SECONDS = settings.CALL_TIMEOUT_SECONDS + 5.0
+_LOOK_SECONDS = 1.0
 
 
 class Connectors:
@@ -90,6 +91,8 @@ class Connectors:
 
 async def _close(connector: Connector, after: float = 0) -> None:
     await asyncio.sleep(after)
+    while after and connector.long_calls:  # noqa: ASYNC110 - hours may pass, and nobody is in a hurry
+        await asyncio.sleep(_LOOK_SECONDS)
     try:
         await connector.close()
     except Exception:

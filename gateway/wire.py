@@ -35,7 +35,12 @@ UNAVAILABLE = -32010
 # Of revisions before 2026-07-28.
 RESOURCE_NOT_FOUND = -32002
 
-_NAMED = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+_NAMED = {
+    "tools/call": "name",
+    "prompts/get": "name",
+    "resources/read": "uri",
+    **dict.fromkeys(("tasks/get", "tasks/update", "tasks/cancel"), "taskId"),
+}
 _ROUTING = (b"mcp-protocol-version", b"mcp-method", b"mcp-name")
 # Of these, too, readers would take different ones.
 _SINGLE = (b"host", b"origin", b"authorization", b"content-type", b"mcp-session-id", b"last-event-id")

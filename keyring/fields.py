@@ -38,6 +38,11 @@ def sealed_for(keys: KeyRing, table: str, key: object, column: str, value: Any) 
     return Sealed(keys.encrypt(orjson.dumps(value), purpose=PURPOSE, context=_context(table, key, column)))
 
 
+def opened_for(keys: KeyRing, table: str, key: object, column: str, value: bytes) -> bytes:
+    """The JSON that was sealed so, for rows that are read without a model. Raises DecryptionError."""
+    return keys.decrypt(value, purpose=PURPOSE, context=_context(table, key, column))
+
+
 class _Attribute:
     """Decrypts at first use, since only then is the row's key known."""
 

@@ -334,6 +334,30 @@ CALL_TIMEOUT_SECONDS = env.integer(
     minimum=1,
     maximum=600,
 )
+TASK_AFTER_SECONDS = env.integer(
+    "TASK_AFTER_SECONDS",
+    "After how long a call becomes a task, where its tool becomes one when it is slow and the client knows tasks.",
+    5,
+    minimum=1,
+    maximum=600,
+)
+TASK_TIMEOUT_SECONDS = env.integer(
+    "TASK_TIMEOUT_SECONDS",
+    "Longest time that a call may take that is a task from its beginning, with the time that its user takes to answer.",
+    3600,
+    minimum=10,
+    maximum=86_400,
+)
+TASK_KEPT_SECONDS = env.integer(
+    "TASK_KEPT_SECONDS",
+    "How much longer than the longest task a client may ask for its result.",
+    3600,
+    minimum=60,
+    maximum=604_800,
+)
+TASKS_PER_USER = env.integer(
+    "TASKS_PER_USER", "Tasks of one user that may be under way at the same time.", 50, minimum=1, maximum=10_000
+)
 ARGUMENT_READS_PER_HOUR = env.integer(
     "ARGUMENT_READS_PER_HOUR",
     "How often a person may decrypt what records keep, or search it, within an hour; 0: as often as needed.",

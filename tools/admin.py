@@ -134,7 +134,7 @@ class ToolAdmin(BulkAdmin):
         """Ours, the connector's, and what clients see."""
         form = tool_form(self._started(request, obj))
         declared = declared_fields(form)
-        sets: list[Any] = [("Tool", {"fields": ("name", "source_name", "effect", "tags", "enabled")})]
+        sets: list[Any] = [("Tool", {"fields": ("name", "source_name", "effect", "as_task", "tags", "enabled")})]
         if obj is not None and not self.has_change_permission(request, obj):
             sets.append(("How it is called", {"fields": ("shown_spec",)}))
         elif declared:

@@ -223,6 +223,7 @@ class ToolSerializer(_Recorded, serializers.ModelSerializer[Tool]):
             "name",
             "source",
             "effect",
+            "as_task",
             "tags",
             "enabled",
             "recording",
@@ -275,7 +276,7 @@ class ToolViewSet(RecordedViewSet, viewsets.ModelViewSet[Tool]):
 
     queryset = Tool.objects.select_related("source", "current")
     serializer_class = ToolSerializer
-    filterset_fields = ("effect", "enabled", "source__name")
+    filterset_fields = ("effect", "as_task", "enabled", "source__name")
     search_fields = ("name",)
     ordering = ("name",)
     ordering_fields = ("created_at", "updated_at")

@@ -93,6 +93,14 @@ class Tool(models.Model):
         WRITE = "write", "Writes"
         DESTRUCTIVE = "destructive", "Destroys"
 
+    class AsTask(models.TextChoices):
+        """When a call at /mcp becomes a task (the Tasks extension of MCP 2026-07-28), which clients ask for later."""
+
+        NEVER = "never", "Never"
+        SLOW = "slow", "When it is slow"
+        AT_ONCE = "at_once", "Whenever the client can"
+        ALWAYS = "always", "Always; refused to other clients"
+
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     source = models.ForeignKey(DataSource, on_delete=models.CASCADE, related_name="tools")
     name = models.CharField(max_length=64, unique=True, validators=[tool_name], help_text="The name that clients see.")
@@ -107,6 +115,14 @@ class Tool(models.Model):
         models.CharField(max_length=32, validators=[tag]), default=list, blank=True, help_text="For grants by tag."
     )
     enabled = models.BooleanField(default=True, help_text="When off, the tool looks as if it did not exist.")
+    as_task = models.CharField(
+        "as a task",
+        max_length=8,
+        choices=AsTask.choices,
+        default=AsTask.SLOW,
+        help_text="When a call at `/mcp` becomes a task, for clients that know tasks: its result is asked for later,"
+        " and not lost with a connection. A task from the beginning may take `TASK_TIMEOUT_SECONDS`.",
+    )
     recording = models.JSONField(
         "what is recorded", null=True, blank=True, help_text="What records keep and show of its arguments and results."
     )

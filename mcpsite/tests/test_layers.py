@@ -41,6 +41,7 @@ ROOMS: dict[str, dict[str, str]] = {
         "audit/streams/worker.py": "tells a lost connection from other failures",
         "gateway/feed.py": "listens for notifications, for which Django has no words",
         "gateway/auth.py": "notes the use of tokens without a thread",
+        "gateway/task_rows.py": "keeps tasks without a thread, on the event loop of calls",
         "gateway/metrics.py": "reads the jobs with a limit of time that a pool cannot keep",
         "tools/connectors/*": "talk to databases",
         "mcpsite/engines.py": "makes roles and databases before Django has any",

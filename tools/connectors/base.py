@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -177,6 +178,8 @@ class Connector(ABC):
     hears: ClassVar[bool] = False
     # Whoever keeps connectors open may want to hear what happens to them: a code, and what there is to say about it.
     tell: Callable[[str, dict[str, Any]], None] = staticmethod(_nobody)
+    # Calls under way that may take longer than calls do.
+    long_calls = 0
 
     def __init__(self, source: Source, egress: Egress) -> None:
         self.source = source
@@ -186,6 +189,15 @@ class Connector(ABC):
     def asks_meanwhile(self) -> bool:
         """Whether the source may turn to the client in the middle of a call, and wait for the answer."""
         return False
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """While a long call is under way, the connector is not closed, even if its source has changed since."""
+        self.long_calls += 1
+        try:
+            yield
+        finally:
+            self.long_calls -= 1
 
     @abstractmethod
     async def check(self) -> str:

@@ -1,0 +1,446 @@
+"""Tasks of this worker: calls that go on without the request that began them, and those of workers that have died.
+
+A task is a row before anybody hears of it (tasks extension, "Task Creation"). While its call is under way, its worker
+gives signs of life there. Of a worker that gives none, another one begins anew what only reads, once; what has effects
+may have had them, so it ends as `outcome_unknown`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.db import connection
+
+from access import policy
+from access.snapshot import Snapshot, ToolEntry
+from audit.entry import uuid7
+from audit.ledger import Entry, Ledger, LedgerUnavailable
+from audit.reconcile import close_call
+from gateway import task_forms
+from gateway.calls import Answer, Call, NotAdmitted, Pipeline, Refused
+from gateway.mail import Mail
+from gateway.meter import Meter
+from gateway.models import Task
+from gateway.task_client import TaskClient
+from gateway.task_rows import AWAY, Ending, Lost, Row, Rows
+from tools import exact
+from tools.connectors.base import Client
+from tools.models import Tool
+
+logger = logging.getLogger("gateway.tasks")
+
+# The letter that says: look at your tasks.
+LOOK = "tasks.look"
+_LOOK_SECONDS, _BEAT_SECONDS = 1.0, 5.0
+# A worker that gave no sign of life for so long has died; nobody is declared dead before the database has answered for
+# as long, since without it nobody can give a sign.
+LOST_SECONDS = 15.0
+_AGES_SECONDS = 1e9
+_MOST_ATTEMPTS = 2
+# The call itself has a deadline, and says better what was late.
+_GRACE_SECONDS = 5.0
+_ATTEMPTS_TO_FINISH = 20
+_READ = "read"
+
+
+_CANCELLED = Ending(Task.Status.CANCELLED, code="cancelled", message="Cancelled while it was under way.")
+_NOT_ALLOWED = Ending(Task.Status.FAILED, code="not_granted", message="Its caller may not call this tool any more.")
+_LATE = Ending(Task.Status.FAILED, code="task_timeout", message="It took longer than a task may take.")
+_UNKNOWN = Ending(
+    Task.Status.FAILED,
+    code="outcome_unknown",
+    message="The process that called the tool has ended, and what became of the call is not known. It has effects,"
+    " so it is not repeated.",
+)
+_LOST = Ending(
+    Task.Status.FAILED,
+    code="task_lost",
+    message="The process that called the tool has ended, and could not be replaced.",
+)
+
+
+class Work:
+    """A call of this worker that is a task, or may become one."""
+
+    def __init__(self, call: Call, generation: int, before: Client | None) -> None:
+        self.id = secrets.token_urlsafe(24)
+        self.call = call
+        self.generation = generation
+        self.before = before
+        self.effect = ""
+        self.client: TaskClient
+        self.job: asyncio.Task[Answer]
+        self.when_done: Callable[[asyncio.Task[Answer]], None]
+        # What its records say of it; it is one dictionary, so that it can be said of a call that is under way.
+        self.notes: dict[str, Any] = {}
+        self.enrolling: asyncio.Task[NotAdmitted | None] | None = None
+        self.created: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
+        # A client may take its time to answer, but not for ever.
+        self.until = time.monotonic() + settings.TASK_TIMEOUT_SECONDS + _GRACE_SECONDS
+        # Why its job was cancelled; None: the process stops.
+        self.ending: Ending | None = None
+
+
+class Tasks:
+    """The tasks of this worker. `start` it in an event loop, `stop` it there."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        pipeline: Pipeline,
+        ledger: Ledger,
+        meter: Meter,
+        mail: Mail,
+        snapshot: Callable[[], Snapshot | None],
+    ) -> None:
+        self.rows = Rows(conninfo)
+        self._pipeline, self._ledger, self._meter, self._mail, self._snapshot = pipeline, ledger, meter, mail, snapshot
+        self._held: dict[str, Work] = {}
+        self._finishing: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._beaten = self._swept = float("-inf")
+        # Since when the database has answered without a gap.
+        self._answers_since: float | None = None
+        self._checked: Snapshot | None = None
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    async def start(self) -> None:
+        """Begin to look after tasks; connects in the background."""
+        await self.rows.open()
+        self._mail.on(LOOK, lambda letter: self._wake.set())
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Break off what is under way; what only reads is left to another worker."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        jobs = [work.job for work in self._held.values()]
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+        await asyncio.gather(*self._finishing, return_exceptions=True)
+        await self.rows.close()
+
+    async def nudge(self, worker: str) -> None:
+        """Let the worker look at its tasks at once; without Redis it does within a second."""
+        await self._mail.send(worker, LOOK, {})
+
+    # --- A call becomes a task ----------------------------------------------------------------------------------------
+
+    async def carry(self, call: Call, tool: ToolEntry, snapshot: Snapshot) -> Answer | Row:
+        """The answer to the call, or the task that it has become. Raises Refused."""
+        member = snapshot.members.get(call.principal.user_id)
+        work = Work(call, member.generation if member else 0, call.peer)
+        at_once = tool.as_task != Tool.AsTask.SLOW
+        if at_once:
+            work.notes["task"] = work.id
+            call = call._replace(seconds=settings.TASK_TIMEOUT_SECONDS, admit=lambda: self._admit(work))
+        capabilities = call.peer.capabilities if call.peer else {}
+        self._begin(work, call._replace(call_id=call.call_id or uuid7()), tool.effect, capabilities)
+        try:
+            return await self._first(work, None if at_once else settings.TASK_AFTER_SECONDS)
+        except asyncio.CancelledError:
+            work.ending = _CANCELLED
+            work.job.cancel()
+            await asyncio.wait({work.job})
+            raise
+
+    def _begin(self, work: Work, call: Call, effect: str, capabilities: Mapping[str, Any]) -> None:
+        work.client = TaskClient(work.before, capabilities, lambda question: self._ask(work, question))
+        work.notes |= call.notes or {}
+        work.call = call._replace(notes=work.notes, peer=work.client)
+        work.effect = effect
+        work.job = asyncio.create_task(self._pipeline.call(work.call))
+
+    async def _first(self, work: Work, seconds: float | None) -> Answer | Row:
+        """Whatever comes first: the answer, or the task, which it becomes after so long."""
+        either: set[asyncio.Future[Any]] = {work.job, work.created}
+        await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not work.job.done() and not work.created.done():
+            # Where that fails, it stays a call: nobody is worse off than before.
+            await self._enrolled(work)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return work.created.result() if work.created.done() else work.job.result()
+
+    async def _admit(self, work: Work) -> None:
+        if (refusal := await self._enrolled(work)) is not None:
+            raise refusal
+
+    async def _enrolled(self, work: Work) -> NotAdmitted | None:
+        """Make it a task, once; why not, where that fails."""
+        if work.id in self._held:
+            return None
+        if work.enrolling is None:
+            work.client.is_task = True
+            work.enrolling = asyncio.create_task(self._enrol(work))
+        return await asyncio.shield(work.enrolling)
+
+    async def _enrol(self, work: Work) -> NotAdmitted | None:
+        call, most = work.call, settings.TASKS_PER_USER
+        seconds = settings.TASK_TIMEOUT_SECONDS + settings.TASK_KEPT_SECONDS
+        values = {
+            "id": work.id,
+            "user_id": call.principal.user_id,
+            "token": call.principal.token,
+            "token_id": call.principal.token_id,
+            "tool": call.tool,
+            "effect": work.effect,
+            "call_id": call.call_id,
+            "worker": self._mail.worker,
+        }
+        try:
+            row = await self.rows.create(values, _kept(work), seconds=seconds, most=most)
+        except AWAY as error:
+            logger.warning("a task cannot be made: %s", _first_line(error))
+            work.client.is_task = False
+            return NotAdmitted("tasks_unavailable", "Tasks cannot be kept at this moment. Try again in a few seconds.")
+        if row is None:
+            work.client.is_task = False
+            said = f"{most} tasks of yours are under way: wait for one of them, or cancel one."
+            return NotAdmitted("too_many_tasks", said)
+        work.notes["task"] = work.id
+        self._hold(work)
+        work.created.set_result(row)
+        return None
+
+    def _hold(self, work: Work) -> None:
+        self._held[work.id] = work
+        work.when_done = lambda job: self._end_soon(work)
+        work.job.add_done_callback(work.when_done)
+
+    async def _ask(self, work: Work, question: Mapping[str, Any]) -> str | None:
+        """The key under which the question stands in the task; None when it cannot be asked."""
+        if await self._enrolled(work) is not None:
+            return None
+        return await self.rows.ask(work.id, self._mail.worker, question)
+
+    # --- The end ------------------------------------------------------------------------------------------------------
+
+    def _end_soon(self, work: Work) -> None:
+        task = asyncio.create_task(self._end(work))
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+
+    async def _end(self, work: Work) -> None:
+        ending, result = self._outcome(work)
+        try:
+            await self._finish(work.id, ending, result)
+        finally:
+            self._held.pop(work.id, None)
+
+    def _outcome(self, work: Work) -> tuple[Ending | None, bytes | None]:
+        """How it ended, and the result or error. No ending: it is left to another worker."""
+        if work.job.cancelled():
+            ending = work.ending or (None if work.effect == _READ else _UNKNOWN)
+        elif isinstance(refused := work.job.exception(), Refused):
+            ending = Ending(Task.Status.FAILED, refused.code, str(refused))
+        elif work.job.exception() is not None:
+            logger.error("the task %s failed", work.call.call_id, exc_info=work.job.exception())
+            ending = Ending(Task.Status.FAILED, "internal_error", "The site failed. The log says why.")
+        else:
+            return task_forms.ended(work.job.result())
+        return ending, None if ending is None else task_forms.error_of(ending, work.call.call_id)
+
+    async def _finish(self, identifier: str, ending: Ending | None, result: bytes | None) -> None:
+        """Commit the end, also when the database is away for a while."""
+        for attempt in range(_ATTEMPTS_TO_FINISH):
+            try:
+                if ending is None:
+                    await self.rows.release([identifier], self._mail.worker)
+                else:
+                    await self.rows.finish(identifier, self._mail.worker, ending, result)
+                    self._meter.task(ending.status)
+                return
+            except AWAY as error:
+                logger.warning("the end of a task cannot be kept: %s", _first_line(error))
+                await asyncio.sleep(min(attempt, 5))
+        logger.error("the end of a task could not be kept: another worker will find it without an end")
+
+    # --- Looking after them -------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._look()
+            except AWAY as error:
+                if self._answers_since is not None:
+                    logger.warning("tasks cannot be looked after: %s", _first_line(error))
+                self._answers_since = None
+            except Exception:
+                logger.exception("tasks cannot be looked after")
+
+    async def _look(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._held:
+            self._end_what_may_not_go_on()
+            if now - self._beaten >= _BEAT_SECONDS:
+                await self._beat()
+                self._beaten = now
+            await self._listen()
+        if now - self._swept >= _BEAT_SECONDS:
+            self._swept = now
+            since = self._answers_since
+            await self._take_over(LOST_SECONDS if since is not None and now - since >= LOST_SECONDS else _AGES_SECONDS)
+        if self._answers_since is None:
+            self._answers_since = now
+
+    async def _beat(self) -> None:
+        """Say that this worker lives, and let go of what another one has taken over."""
+        mine = await self.rows.beat(self._mail.worker)
+        for work in self._held.values():
+            if work.id not in mine:
+                self._break_off(work, _LOST)
+
+    async def _listen(self) -> None:
+        for identifier, is_cancelled, has_answers in await self.rows.signals(self._mail.worker, list(self._held)):
+            work = self._held.get(identifier)
+            if work is not None and has_answers:
+                work.client.deliver(await self.rows.take_answers(identifier, self._mail.worker))
+            if work is not None and is_cancelled:
+                self._break_off(work, _CANCELLED)
+
+    def _end_what_may_not_go_on(self) -> None:
+        """Its time may be over; and a grant, a token or a user may be gone, which each version of the policy tells."""
+        now, snapshot = time.monotonic(), self._snapshot()
+        for work in self._held.values():
+            if work.until < now:
+                self._break_off(work, _LATE)
+        if snapshot is None or snapshot is self._checked:
+            return
+        self._checked = snapshot
+        for work in self._held.values():
+            call = work.call
+            who = call.principal
+            principal = policy.principal_again(snapshot, who.user_id, who.token, who.token_id, work.generation)
+            if principal is None or policy.find(snapshot, principal, call.tool, call.toolset) is None:
+                self._break_off(work, _NOT_ALLOWED)
+
+    @staticmethod
+    def _break_off(work: Work, ending: Ending) -> None:
+        if not work.job.done() and work.ending is None:
+            work.ending = ending
+            work.job.cancel()
+
+    # --- Workers that have died ---------------------------------------------------------------------------------------
+
+    async def _take_over(self, seconds: float) -> None:
+        for lost in await self.rows.take_over(self._mail.worker, seconds):
+            await self._adopt(lost)
+
+    async def _adopt(self, lost: Lost) -> None:
+        if lost.is_cancelled:
+            ending = _CANCELLED
+        elif lost.effect != _READ:
+            ending = _UNKNOWN
+        elif lost.attempts > _MOST_ATTEMPTS or not self._begin_anew(lost):
+            ending = _LOST
+        else:
+            return
+        if lost.effect == _READ:
+            # Should it not be written in time, it is written later all the same.
+            with contextlib.suppress(LedgerUnavailable):
+                await self._ledger.write(_unfinished(lost, "cancelled" if lost.is_cancelled else "unknown"))
+        else:
+            await asyncio.to_thread(_close, lost.call_id)
+        await self._finish(lost.id, ending, task_forms.error_of(ending, lost.call_id))
+
+    def _begin_anew(self, lost: Lost) -> bool:
+        """Whether it could be begun: its caller and its tool must be what they were."""
+        snapshot, kept = self._snapshot(), lost.request
+        seconds = settings.TASK_TIMEOUT_SECONDS - lost.age_seconds
+        if snapshot is None or seconds <= 0:
+            return False
+        principal = policy.principal_again(snapshot, lost.user_id, lost.token, lost.token_id, kept["generation"])
+        tool = snapshot.tools.get(lost.tool)
+        if principal is None or tool is None or tool.effect != _READ:
+            return False
+        call = Call(
+            principal=principal,
+            tool=lost.tool,
+            raw=exact.written(kept["raw"]),
+            door="mcp",
+            call_id=lost.call_id,
+            seconds=seconds if kept["from_the_beginning"] else None,
+            notes={"attempt": lost.attempts},
+            **{name: kept[name] for name in _KEPT},
+        )
+        work = Work(call, kept["generation"], None)
+        work.id, work.until = lost.id, time.monotonic() + seconds
+        work.notes["task"] = lost.id
+        self._begin(work, call, lost.effect, kept["capabilities"])
+        work.client.is_task = True
+        self._hold(work)
+        return True
+
+
+# What of a call is kept as it is, to begin it anew.
+_KEPT = ("arguments", "toolset", "client", "address", "request_id", "traceparent", "continuation")
+
+
+def _kept(work: Work) -> bytes:
+    call = work.call
+    more = {
+        "raw": orjson.Fragment(call.raw),
+        "generation": work.generation,
+        "actor": call.principal.username,
+        "from_the_beginning": call.seconds is not None,
+        "capabilities": work.client.capabilities,
+    }
+    own = {name: getattr(call, name) for name in _KEPT} | more
+    return orjson.dumps({name: _as_written(value) for name, value in own.items()})
+
+
+def _as_written(value: Any) -> Any:
+    """Whatever numbers there are in it."""
+    return value if isinstance(value, orjson.Fragment) else orjson.Fragment(exact.written(value))
+
+
+def _unfinished(lost: Lost, code: str) -> Entry:
+    """The record of a call that only reads, which its own worker could not write."""
+    kept = lost.request
+    return Entry(
+        kind="call",
+        code=code,
+        decision="allow",
+        call_id=lost.call_id,
+        actor_id=str(lost.user_id),
+        actor=kept["actor"],
+        token=lost.token,
+        door="mcp",
+        client=kept["client"],
+        address=kept["address"],
+        tool=lost.tool,
+        effect=lost.effect,
+        request_id=kept["request_id"],
+        arguments=exact.written(kept["raw"]),
+        detail=orjson.dumps({"task": lost.id, "attempts": lost.attempts}).decode(),
+    )
+
+
+def _close(call_id: uuid.UUID) -> None:
+    """Record that nobody knows what became of the call. In a thread, whose connection goes back afterwards."""
+    try:
+        close_call(call_id)
+    finally:
+        connection.close()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
