@@ -219,6 +219,9 @@ class SseUpstream:
         """The greeting of an older revision; the session is the stream."""
         return Greeting(False, {}, revision, server)
 
+    async def attend(self, greeting: Greeting, turn: Turn) -> None:
+        """See `Transport.attend`. All that the server says comes on the one stream anyway."""
+
     async def overhear(self, greeting: Greeting, params: dict[str, Any] | None, take: Take) -> ProcessLine:
         """See `HearingTransport.overhear`. What the server says comes without being asked for."""
         if self._session is None:
