@@ -159,7 +159,8 @@ class Gateway:
 
     def reading(self) -> Reading:
         """The numbers of this process."""
-        return read(self.meter, self.ledger, self.budgets, self.feed, self.connectors, self.parking)
+        hearing, parked = self.hearing, self.parking
+        return read(self.meter, self.ledger, self.budgets, self.feed, self.connectors, hearing, parked)
 
     def serves(self, path: str) -> bool:
         """Whether the path is the gateway's."""

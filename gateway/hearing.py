@@ -69,11 +69,17 @@ class _Ear:
 
     def lists_changed(self) -> None:
         """The source offers something else."""
+        self._count()
         self.hearing.changed(self)
 
     def resource_updated(self, uri: str) -> None:
         """What is at the URI is not as it was."""
+        self._count()
         self.hearing.listening.updated(self.entry.source.id, uri)
+
+    def _count(self) -> None:
+        heard, name = self.hearing.heard, self.entry.source.name
+        heard[name] = heard.get(name, 0) + 1
 
 
 class Hearing:
@@ -85,6 +91,8 @@ class Hearing:
         self.listening = Listening(self._let_go)
         self._ears: dict[uuid.UUID, _Ear] = {}
         self._work: set[asyncio.Task[None]] = set()
+        # For metrics: data source → what it said.
+        self.heard: dict[str, int] = {}
 
     def swap(self, snapshot: Snapshot) -> None:
         """Listen to the sources that there are now."""

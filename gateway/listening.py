@@ -84,10 +84,8 @@ class Listening:
         self._due: dict[Listener, dict[str, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
-        self.told = 0
-
-    def __len__(self) -> int:
-        return sum(self._by_user.values())
+        # For metrics: listeners now, and messages to them so far.
+        self.count = self.told = 0
 
     # --- Who listens --------------------------------------------------------------------------------------------------
 
@@ -95,7 +93,7 @@ class Listening:
         """Raises TooManyStreams when the user can have no other stream here."""
         if self._by_user.get(user_id, 0) >= settings.MCP_STREAMS_PER_USER:
             raise TooManyStreams(f"You have {settings.MCP_STREAMS_PER_USER} streams open here, which is the most.")
-        if len(self) >= settings.MCP_STREAMS_PER_WORKER:
+        if self.count >= settings.MCP_STREAMS_PER_WORKER:
             raise TooManyStreams("As many streams are open here as the server keeps.")
 
     def join(self, listener: Listener, principal: Principal) -> None:
@@ -104,6 +102,7 @@ class Listening:
         seat = self._seats.setdefault((listener.bearer, listener.toolset), _Seat(principal))
         seat.listeners.add(listener)
         self._by_user[principal.user_id] = self._by_user.get(principal.user_id, 0) + 1
+        self.count += 1
         if self._is_closed:
             listener.end()
         elif self._timer is None:
@@ -131,6 +130,7 @@ class Listening:
         if seat is None or listener not in seat.listeners:
             return
         seat.listeners.discard(listener)
+        self.count -= 1
         user = seat.principal.user_id
         self._by_user[user] -= 1
         if not self._by_user[user]:

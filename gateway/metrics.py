@@ -33,6 +33,7 @@ from audit.retention.gauges import GAUGES, samples
 from audit.sealing.progress import PROGRESS, Progress
 from audit.streams.steering import STANDING, Standing
 from gateway.feed import Feed
+from gateway.hearing import Hearing
 from gateway.limits import Budgets
 from gateway.meter import Meter
 from gateway.sources import Connectors
@@ -67,6 +68,9 @@ _LISTED = (
     Family("mcpsite_tasks_ended", "counter", "Tasks that have ended, by how.", ("status",)),
     Family("mcpsite_tasks", "gauge", "Tasks that are kept: under way, or with a result.", ("status",)),
     Family("mcpsite_mcp_requests", "counter", "Requests at /mcp, by HTTP status.", ("status",)),
+    Family("mcpsite_listeners", "gauge", "Streams of MCP clients that are open to be told of changes."),
+    Family("mcpsite_listeners_told", "counter", "Messages that went out on them."),
+    Family("mcpsite_upstream_changes", "counter", "Changes that upstreams told of by themselves.", ("connector",)),
     Family("mcpsite_http_requests", "counter", "Requests of pages and REST.", ("area", "status")),
     Family("mcpsite_http_seconds", "histogram", "Pages and REST: until the answer began.", ("area",)),
     Family("mcpsite_ledger_batches", "counter", "Commits of the ledger's writers."),
@@ -122,7 +126,13 @@ FAMILIES = {family.name: family for family in _LISTED}
 
 
 def read(
-    meter: Meter, ledger: Ledger, budgets: Budgets, feed: Feed, connectors: Connectors, parked: Sized = ()
+    meter: Meter,
+    ledger: Ledger,
+    budgets: Budgets,
+    feed: Feed,
+    connectors: Connectors,
+    hearing: Hearing,
+    parked: Sized = (),
 ) -> Reading:
     """The numbers of one process, read from another thread than the one that counts."""
     totals: Samples = {
@@ -131,6 +141,8 @@ def read(
         "mcpsite_upstream_seconds": _histograms(meter.upstream),
         "mcpsite_tasks_ended": {(status,): [count] for status, count in list(meter.tasks.items())},
         "mcpsite_mcp_requests": {(str(status),): [count] for status, count in list(meter.statuses.items())},
+        "mcpsite_listeners_told": {(): [hearing.listening.told]},
+        "mcpsite_upstream_changes": {(name,): [count] for name, count in list(hearing.heard.items())},
         "mcpsite_http_requests": {key: [count] for key, count in list(meter.pages.items())},
         "mcpsite_http_seconds": _histograms(meter.page_times),
         "mcpsite_ledger_batches": {(): [ledger.batches]},
@@ -151,6 +163,7 @@ def read(
         "mcpsite_budget_alone": {(): [int(budgets.alone)]},
         "mcpsite_connectors_open": {(name,): [1] for name in connectors.names()},
         "mcpsite_calls_parked": {(): [len(parked)]},
+        "mcpsite_listeners": {(): [hearing.listening.count]},
         "mcpsite_processes": {(): [1]},
     }
     if (snapshot := feed.snapshot) is not None:

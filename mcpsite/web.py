@@ -8,6 +8,7 @@ import ctypes
 import errno
 import gc
 import os
+import resource
 import socket
 import sys
 import threading
@@ -136,6 +137,12 @@ def give_back() -> None:
         threading.Thread(target=keep_giving, name="malloc_trim", daemon=True).start()
 
 
+def raise_file_limit() -> None:
+    """Have as many open files as we may: each stream of a client is one, and 1,024 is what a process begins with."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def wait_at(gate: int) -> None:
     """Return when the other end of the pipe `gate` is closed."""
     os.read(gate, 1)
@@ -152,6 +159,7 @@ def main() -> None:
     parser.add_argument("--gate", type=int, help="file descriptor of a pipe: wait until its other end is closed")
     options = parser.parse_args()
     share_heaps()
+    raise_file_limit()
     import_site()
     if options.gate is not None:
         wait_at(options.gate)

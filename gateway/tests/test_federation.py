@@ -53,7 +53,8 @@ async def silence() -> AsyncIterator[Silence]:
 
 def add_upstream(name: str, port: int, seconds: int) -> DataSource:
     """A source with a tool, a prompt, a resource and a template, as a synchronisation left them."""
-    options = {"url": f"http://127.0.0.1:{port}/mcp"}
+    # Nobody but calls is to visit it.
+    options = {"url": f"http://127.0.0.1:{port}/mcp", "hears_changes": False}
     source = DataSource.objects.create(name=name, kind="mcp", options=options, timeout_seconds=seconds)
     make_tool(source, f"{name}_echo")
     kept = {"source": source, "fingerprint": "00" * 32, "tags": ["all"]}
