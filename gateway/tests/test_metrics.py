@@ -17,6 +17,7 @@ from psycopg.conninfo import make_conninfo
 from audit.histogram import BOUNDS_US, Histogram
 from gateway.app import Gateway
 from gateway.calls import Refused
+from gateway.hearing import Hearing
 from gateway.meter import Meter
 from gateway.metrics import FAMILIES, Metrics, jobs, read
 from gateway.tests.conftest import Company, FakeConnector, call, in_thread, post, until
@@ -277,7 +278,8 @@ def test_every_family_that_is_read_is_in_the_list():
         def names() -> list[str]:
             return []
 
-    reading = read(Meter(), Any_(), Any_(), Any_(), Any_())
+    hearing = Hearing(Any_(), hears=False)
+    reading = read(Meter(), Any_(), Any_(), Any_(), Any_(), hearing)
     assert {name for name in reading.totals if FAMILIES[name].kind == "gauge"} == set()
     assert {name for name in reading.states if FAMILIES[name].kind != "gauge"} == set()
 

@@ -190,6 +190,9 @@ class McpHearing(McpCore):
     async def _adjust(self) -> None:
         """Have the line fit what is wanted. Raises Deaf, RpcError and ConnectorError."""
         async with self._adjusting:
+            if not self._wanted and not self.source.options.hears_changes:
+                self._drop_line()
+                raise Deaf
             greeting = self._greeting or await self._greet()
             try:
                 await self._fit(greeting)

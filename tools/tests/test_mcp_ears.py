@@ -163,8 +163,9 @@ async def test_a_resource_is_watched_as_long_as_somebody_does(era: Era, monkeypa
 @pytest.mark.parametrize("era", ERAS)
 async def test_no_line_is_kept_without_use(era: Era, capabilities: Any, options: Any) -> None:
     async with listening(era, capabilities, **options) as (connector, talker, ear):
-        await until(lambda: connector._greeting is not None and not connector._tasks and not connector._again)
+        await until(lambda: not connector._tasks and not connector._again)
         assert talker.lines == []
+        assert bool(talker.asked) is not bool(options)
         if options:
             await connector.watch("a://1")
             await talker.say("tools/list_changed")
