@@ -14,7 +14,10 @@ MEANINGS: Mapping[str, str] = {
         "the upstream asks the client for something first: as an outcome, it goes on with the answers as another call;"
         " as an intent, the call waits for them"
     ),
-    "call_lost": "the worker that held a parked call has ended; the call's record says `unknown`",
+    "call_lost": (
+        "the worker that held a call has ended while its client was away or asked; a call with effects is on record as"
+        " `unknown`"
+    ),
     "holder_unreachable": "another worker holds the parked call, and Redis, over which it is reached, is away",
     "too_many_parked": "so many calls of this user, or of this worker, wait for their clients that this one cannot",
     "answered": "the client has answered what it was asked, recorded before the upstream gets the answers",

@@ -20,7 +20,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from gateway import wire
+from gateway import answers, wire
 from gateway.mail import AWAY, Mail
 from gateway.sessions import Session
 from keyring.keys import DecryptionError, ring
@@ -232,7 +232,8 @@ def _rows(found: Any) -> list[tuple[int, _Fields]]:
 
 def _lost(request: wire.Id) -> bytes:
     said = "The process that carried out this call has ended. Whether the call took effect is unknown: ask the ledger."
-    return wire.error_body(wire.WireError(wire.UNAVAILABLE, said, identifier=request))
+    data = {answers.CODE: "call_lost"}
+    return wire.error_body(wire.WireError(wire.UNAVAILABLE, said, identifier=request, data=data))
 
 
 def _key(session_id: str, stream: str) -> str:
