@@ -33,6 +33,8 @@ _REQUEST_LASTS = timedelta(hours=1)
 _EFFECTS = {"read": ("Reads only", "green"), "write": ("Writes", "orange"), "destructive": ("Destroys", "red")}
 _CALLS = (Record.Kind.CALL, Record.Kind.OUTCOME)
 _OF_ROUNDS = {"input_required": "Asked", "answered": "Answered"}
+# What these are, where they are intents.
+_INTENTS_OF_ROUNDS = {"input_required": "Question to the client", "answered": "Answer of the client"}
 # What nobody should pass over in a list.
 _ALARMS = frozenset(
     {
@@ -82,6 +84,11 @@ class Related:
     offset: str
 
     @property
+    def kind(self) -> str:
+        """What kind of record it is, for people."""
+        return kind_of(self.record)
+
+    @property
     def reason(self) -> str:
         """Why, where the record gives a reason."""
         return str(detail_of(self.record).get("reason") or "")
@@ -96,6 +103,11 @@ class Story:
     arguments: Arguments | None = field(default=None)
 
     # --- In one sentence ------------------------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> str:
+        """What kind of record it is, for people."""
+        return kind_of(self.record)
 
     @property
     def headline(self) -> str:
@@ -391,6 +403,13 @@ class Story:
 def verdict_of(record: Record) -> SafeString:
     """Decision and code as a coloured word."""
     return badge(_word_of(record), colour_of(record))
+
+
+def kind_of(record: Record) -> str:
+    """What kind of record it is, for people."""
+    if record.kind == Record.Kind.INTENT and record.code in _INTENTS_OF_ROUNDS:
+        return _INTENTS_OF_ROUNDS[record.code]
+    return str(record.get_kind_display())
 
 
 def _word_of(record: Record) -> str:

@@ -287,7 +287,10 @@ class Pipeline:
         except LedgerUnavailable as error:
             raise unavailable("record", call_id) from error
         self._meter.count(found[0], "allow", "unknown")
-        message = f"The worker that held the call {call_id} has ended: what became of it is not known here."
+        message = (
+            f"The worker that held the call {call_id} has ended, and what became of the call is not known here. "
+            "Find out, in the ledger or at the upstream, before you call again."
+        )
         return Refused("call_lost", message, call_id=call_id, record_id=record_id)
 
     def connector_for(self, call: Call, snapshot: Snapshot) -> Connector | None:

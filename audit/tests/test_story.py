@@ -66,6 +66,7 @@ def make_tool(name: str = "send_reply") -> Tool:
     [
         ("call", "allow", "ok", "green"),
         ("outcome", "allow", "tool_error", "orange"),
+        ("call", "allow", "input_required", "green"),
         ("outcome", "allow", "unknown", "red"),
         ("intent", "allow", "intended", "grey"),
         ("denied", "deny", "not_granted", "red"),
@@ -163,6 +164,16 @@ def test_an_intent_and_its_outcome_lead_to_each_other_and_share_the_times():
     assert address(outcome) in story(client, intent)
     assert "2.0 ms" in story(client, intent)
     assert address(intent) in story(client, outcome)
+
+
+def test_a_call_that_asks_its_client_is_told_step_by_step():
+    shared = {"kind": "intent", "call_id": uuid.uuid4(), "actor": "ada", "tool": "send_reply"}
+    asked, answered = (make_record(**shared, code=code) for code in ("input_required", "answered"))
+    root = make_root()
+    pages = [story(root, made) for made in (asked, answered)]
+    assert "send_reply asked ada for something, and waits" in pages[0]
+    assert "ada answered what send_reply asked" in pages[1]
+    assert all("Question to the client" in page and "Answer of the client" in page for page in pages)
 
 
 def test_an_outcome_that_came_after_all_stands_beside_the_unknown_one():
