@@ -17,6 +17,34 @@ async def call(client, name, arguments):
         return {"refused": {"code": error.error.code, "message": error.error.message}}
 
 
+async def be_asked(task, transport):
+    answers, progress, logged = [], [], []
+
+    async def fill_in(message, response_type, params, context):
+        return {"username": "ada", "email": "ada@example.com"}
+
+    async def think(messages, params, context):
+        return "Paris"
+
+    async def note_log(message):
+        logged.append(message.data)
+
+    async def note_progress(done, total, message):
+        progress.append(done)
+
+    handlers = {"elicitation_handler": fill_in, "sampling_handler": think, "log_handler": note_log}
+    async with Client(transport, mode=task["mode"], progress_handler=note_progress, **handlers) as client:
+        meta = {"io.modelcontextprotocol/logLevel": "info"}
+        if task["mode"] == "legacy":
+            await client.set_logging_level("info")
+            meta = {}
+        for each in task["asking"]:
+            called = await client.call_tool_mcp(each["name"], each["arguments"], meta=meta)
+            answers.append(called.content[0].text)
+        revision = client.session.protocol_version
+        return {"revision": revision, "answers": answers, "progress": progress, "logged": logged}
+
+
 async def visit(task):
     try:
         return await talk(task)
@@ -27,7 +55,10 @@ async def visit(task):
 
 
 async def talk(task):
-    transport = StreamableHttpTransport(task["url"], headers={"Authorization": f"Bearer {task['token']}"})
+    headers = {"Authorization": f"Bearer {task['token']}"} if task["token"] else {}
+    transport = StreamableHttpTransport(task["url"], headers=headers)
+    if "asking" in task:
+        return await be_asked(task, transport)
     async with Client(transport, mode=task["mode"]) as client:
         prompt = await client.get_prompt(**task["prompt"])
         ref = PromptReference(type="ref/prompt", name=task["prompt"]["name"])

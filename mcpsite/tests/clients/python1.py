@@ -7,7 +7,7 @@ import sys
 import httpx
 from mcp import ClientSession, McpError
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import PromptReference
+from mcp.types import CreateMessageResult, ElicitResult, PromptReference
 from pydantic import AnyUrl
 
 
@@ -24,7 +24,7 @@ async def visit(task):
     async def note(response):
         statuses.append(response.status_code)
 
-    headers = {"Authorization": f"Bearer {task['token']}"}
+    headers = {"Authorization": f"Bearer {task['token']}"} if task["token"] else {}
     async with httpx.AsyncClient(headers=headers, event_hooks={"response": [note]}) as http:
         try:
             return await talk(task, http)
@@ -37,9 +37,13 @@ async def visit(task):
 async def talk(task, http):
     async with (
         streamable_http_client(task["url"], http_client=http) as (reading, writing, _),
-        ClientSession(reading, writing) as session,
+        ClientSession(
+            reading, writing, elicitation_callback=fill_in, sampling_callback=think, logging_callback=note_log
+        ) as session,
     ):
         began = await session.initialize()
+        if "asking" in task:
+            return {"revision": began.protocolVersion, **await be_asked(session, task["asking"])}
         tools = (await session.list_tools()).tools
         return {
             "revision": began.protocolVersion,
@@ -47,6 +51,34 @@ async def talk(task, http):
             "calls": [await call(session, each["name"], each["arguments"]) for each in task["calls"]],
             **await read(session, task),
         }
+
+
+logged, progress = [], []
+
+
+async def fill_in(context, params):
+    return ElicitResult(action="accept", content={"username": "ada", "email": "ada@example.com"})
+
+
+async def think(context, params):
+    return CreateMessageResult(role="assistant", model="none", content={"type": "text", "text": "Paris"})
+
+
+async def note_log(params):
+    logged.append(params.data)
+
+
+async def note_progress(done, total, message):
+    progress.append(done)
+
+
+async def be_asked(session, asking):
+    await session.set_logging_level("info")
+    answers = []
+    for each in asking:
+        result = await session.call_tool(each["name"], each["arguments"], progress_callback=note_progress)
+        answers.append(result.content[0].text)
+    return {"answers": answers, "progress": progress, "logged": logged}
 
 
 async def read(session, task):

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx2
 import mcp
+import mcp_types
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp_types import PromptReference
 
 
 async def call(client: mcp.Client, name: str, arguments: dict[str, Any]) -> Any:
@@ -25,7 +25,7 @@ async def visit(task: dict[str, Any]) -> dict[str, Any]:
     async def note(response: httpx2.Response) -> None:
         statuses.append(response.status_code)
 
-    headers = {"Authorization": f"Bearer {task['token']}"}
+    headers = {"Authorization": f"Bearer {task['token']}"} if task["token"] else {}
     async with httpx2.AsyncClient(headers=headers, event_hooks={"response": [note]}) as http:
         try:
             return await talk(task, http)
@@ -36,6 +36,8 @@ async def visit(task: dict[str, Any]) -> dict[str, Any]:
 
 
 async def talk(task: dict[str, Any], http: httpx2.AsyncClient) -> dict[str, Any]:
+    if "asking" in task:
+        return await be_asked(task, http)
     async with mcp.Client(transport(task, http), mode=task["mode"]) as client:
         tools = (await client.list_tools()).tools
         return {
@@ -53,9 +55,42 @@ def transport(task: dict[str, Any], http: httpx2.AsyncClient) -> Any:
     return streamable_http_client(task["url"], http_client=http)
 
 
+async def be_asked(task: dict[str, Any], http: httpx2.AsyncClient) -> dict[str, Any]:
+    answers, steps, logged = [], [], []
+
+    async def fill_in(context: Any, params: Any) -> mcp_types.ElicitResult:
+        return mcp_types.ElicitResult(action="accept", content={"username": "ada", "email": "ada@example.com"})
+
+    async def think(context: Any, params: Any) -> mcp_types.CreateMessageResult:
+        said = mcp_types.TextContent(type="text", text="Paris")
+        return mcp_types.CreateMessageResult(role="assistant", model="none", content=said)
+
+    async def note_log(params: mcp_types.LoggingMessageNotificationParams) -> None:
+        logged.append(params.data)
+
+    async def note_progress(progress: float, total: float | None, message: str | None) -> None:
+        steps.append(progress)
+
+    async with mcp.Client(
+        transport(task, http),
+        mode=task["mode"],
+        elicitation_callback=fill_in,
+        sampling_callback=think,
+        logging_callback=note_log,
+    ) as client:
+        meta: Any = {"io.modelcontextprotocol/logLevel": "info"}
+        if task["mode"] == "legacy":
+            await client.set_logging_level("info")
+            meta = {}
+        for each in task["asking"]:
+            called = await client.call_tool(each["name"], each["arguments"], progress_callback=note_progress, meta=meta)
+            answers.append(called.content[0].model_dump()["text"])
+        return {"revision": client.protocol_version, "answers": answers, "progress": steps, "logged": logged}
+
+
 async def read(client: mcp.Client, task: dict[str, Any]) -> dict[str, Any]:
     prompt = await client.get_prompt(**task["prompt"])
-    ref = PromptReference(type="ref/prompt", name=task["prompt"]["name"])
+    ref = mcp_types.PromptReference(type="ref/prompt", name=task["prompt"]["name"])
     return {
         "prompts": [each.name for each in (await client.list_prompts()).prompts],
         "resources": [each.uri for each in (await client.list_resources()).resources],
