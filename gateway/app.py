@@ -81,7 +81,7 @@ class Gateway:
         self.pipeline = Pipeline(lambda: self.feed.current, self.ledger, self.budgets, self.connectors.of, self.meter)
         self.tasks = Tasks(conninfo, self.pipeline, self.ledger, self.meter, self.mail, lambda: self.feed.current)
         self.task_door = TasksExtension(self.tasks, self.ledger, self.pipeline.refusals)
-        self.metrics = Metrics(conninfo, self.reading)
+        self.metrics = Metrics(conninfo, self.reading, lambda: self.sessions.count())
         self.parking = Parking(self.mail, self.pipeline, self.ledger)
         self.doorman = Doorman(conninfo, self.ledger)
         self.intake = http.Intake()
@@ -160,7 +160,10 @@ class Gateway:
     def reading(self) -> Reading:
         """The numbers of this process."""
         hearing, parked = self.hearing, self.parking
-        return read(self.meter, self.ledger, self.budgets, self.feed, self.connectors, hearing, parked)
+        found = read(self.meter, self.ledger, self.budgets, self.feed, self.connectors, hearing, parked)
+        found.states["mcpsite_mcp_streams"] = {(): [len(self.streams)]}
+        found.states["mcpsite_mcp_questions"] = {(): [len(self.questions)]}
+        return found
 
     def serves(self, path: str) -> bool:
         """Whether the path is the gateway's."""

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-import orjson
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -24,6 +23,7 @@ from gateway import answers, wire
 from gateway.mail import AWAY, Mail
 from gateway.sessions import Session
 from keyring.keys import DecryptionError, ring
+from tools import exact
 
 logger = logging.getLogger("gateway.events")
 
@@ -82,7 +82,7 @@ class EventLog:
             return None
         self._held += len(kept)
         self._events.writing[self.stream] = self
-        fields = {_DATA: _sealed(kept, self._key), _REQUEST: orjson.dumps(self._request)}
+        fields = {_DATA: _sealed(kept, self._key), _REQUEST: exact.written(self._request)}
         if not await self._write(fields, len(kept), _OPEN_SECONDS):
             return None
         return f"{self.stream}.{self._number}"
@@ -219,7 +219,7 @@ class Events:
     async def _request_of(client: Any, key: str) -> wire.Id:
         """The id of the request that the stream answers."""
         entries = await client.xrange(key, count=1)
-        request: wire.Id = orjson.loads(entries[0][1].get(_REQUEST, b"null")) if entries else None
+        request: wire.Id = exact.taken(entries[0][1].get(_REQUEST, b"null")) if entries else None
         return request
 
 

@@ -56,7 +56,9 @@ def check(scope: ASGIScope, headers: Headers) -> None:
 def _check_session_method(method: str, headers: Headers) -> None:
     """GET and DELETE are for sessions, which only the older revisions have."""
     version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
-    if method not in ("GET", "DELETE") or (version and version not in wire.LEGACY):
+    if version and version not in (wire.MODERN, *wire.LEGACY):
+        raise WireError(wire.INVALID_REQUEST, f"Revision {version[:40]} is not supported.")
+    if method not in ("GET", "DELETE") or version == wire.MODERN:
         raise WireError(wire.INVALID_REQUEST, "Send messages with POST: this revision has no sessions.", status=405)
     if method == "GET" and b"text/event-stream" not in headers.get(b"accept", b""):
         raise WireError(wire.INVALID_REQUEST, "GET opens an event stream: accept text/event-stream.", status=406)

@@ -88,12 +88,6 @@ class Legacy:
         session = await self._sessions.find(visit.headers[SESSION].decode("latin-1"), visit.principal.user_id)
         if session is None:
             raise _ended()
-        said = visit.headers.get(b"mcp-protocol-version")
-        if said is not None and said.decode("latin-1") != session.revision:
-            message = (
-                f"This session is of revision {session.revision}: say so in MCP-Protocol-Version, or leave it out."
-            )
-            raise WireError(wire.INVALID_REQUEST, message)
         return session
 
     async def _needed(self, visit: Visit) -> Session:

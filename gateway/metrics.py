@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import platform
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Awaitable, Callable, Iterable, Sized
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,6 +71,9 @@ _LISTED = (
     Family("mcpsite_listeners", "gauge", "Streams of MCP clients that are open to be told of changes."),
     Family("mcpsite_listeners_told", "counter", "Messages that went out on them."),
     Family("mcpsite_upstream_changes", "counter", "Changes that upstreams told of by themselves.", ("connector",)),
+    Family("mcpsite_mcp_streams", "gauge", "Open event streams at /mcp."),
+    Family("mcpsite_mcp_questions", "gauge", "Questions to clients that wait for their answer."),
+    Family("mcpsite_mcp_sessions", "gauge", "Sessions of clients of older revisions, as Redis counts them."),
     Family("mcpsite_http_requests", "counter", "Requests of pages and REST.", ("area", "status")),
     Family("mcpsite_http_seconds", "histogram", "Pages and REST: until the answer began.", ("area",)),
     Family("mcpsite_ledger_batches", "counter", "Commits of the ledger's writers."),
@@ -183,8 +186,10 @@ def _numbers(histogram: Histogram) -> list[float]:
 class Metrics:
     """Puts the numbers of one process to those of the others, once a second and whenever somebody asks."""
 
-    def __init__(self, conninfo: str, reading: Callable[[], Reading]) -> None:
-        self._conninfo = conninfo
+    def __init__(
+        self, conninfo: str, reading: Callable[[], Reading], sessions: Callable[[], Awaitable[int | None]]
+    ) -> None:
+        self._conninfo, self._sessions = conninfo, sessions
         self._reading = reading
         self._tally = Tally(settings.METRICS_DIR) if settings.METRICS_DIR else None
         self._task: asyncio.Task[None] | None = None
@@ -222,8 +227,11 @@ class Metrics:
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
         """The text for Prometheus and its content type: OpenMetrics where `accept` asks for it."""
-        (totals, states), found = await asyncio.gather(asyncio.to_thread(self._gathered), jobs(self._conninfo))
-        return exposition({**totals, **_joined(states), **found}, accept)
+        (totals, states), found, sessions = await asyncio.gather(
+            asyncio.to_thread(self._gathered), jobs(self._conninfo), self._sessions()
+        )
+        counted: Samples = {} if sessions is None else {"mcpsite_mcp_sessions": {(): [sessions]}}
+        return exposition({**totals, **_joined(states), **found, **counted}, accept)
 
     def _gathered(self) -> tuple[Samples, list[Samples]]:
         """The totals of all processes, and the states of each."""

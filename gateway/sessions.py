@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import redis.asyncio
 from django.conf import settings
+from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import WatchError
@@ -34,6 +35,9 @@ _MOST_BYTES = 16 * 1024
 _TIMEOUT_SECONDS = 0.25
 _AWAY_SECONDS = 2.0
 _BATCH = 256
+# Session → until when it lives, as far as it was told.
+_ALL = "mcpsite:sessions"
+_LISTED_SECONDS = 60.0
 # The letter that tells all workers of it.
 ENDED = "sessions.ended"
 
@@ -72,6 +76,10 @@ class Sessions:
         self._waiting: list[tuple[str, asyncio.Future[bytes | None]]] = []
         self._asking: asyncio.Task[None] | None = None
         self._away_until = 0.0
+        # Those of whom the list of all has been told, and those of whom it is to be told with the next question.
+        self._listed: set[str] = set()
+        self._unlisted: list[str] = []
+        self._listed_since = 0.0
         self._redis = redis.asyncio.from_url(
             url,
             socket_timeout=_TIMEOUT_SECONDS,
@@ -98,7 +106,10 @@ class Sessions:
         if await self._budgets.spend(principal.user_id, "session", settings.CALLS_PER_MINUTE):
             return None
         try:
-            await self._redis.set(_key(session.id), packed, ex=_UNUSED_SECONDS)
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.set(_key(session.id), packed, ex=_UNUSED_SECONDS)
+            pipeline.zadd(_ALL, {session.id: time.time() + _UNUSED_SECONDS})
+            await pipeline.execute()
         except AWAY as error:
             self._note_away(error)
             return None
@@ -114,7 +125,12 @@ class Sessions:
         if found is None:
             return None
         session = _unpacked(identifier, found)
-        return session if session.user_id == user_id else None
+        if session is None or session.user_id != user_id:
+            return None
+        if identifier not in self._listed:
+            self._listed.add(identifier)
+            self._unlisted.append(identifier)
+        return session
 
     async def change(self, session: Session, **fields: Any) -> Session | None:
         """The session with these fields changed, for all workers; None when it has ended. Raises SessionsAway."""
@@ -128,9 +144,10 @@ class Sessions:
                 while True:
                     await pipeline.watch(key)
                     found = await pipeline.get(key)
-                    if found is None:
+                    kept = _unpacked(session.id, found) if found is not None else None
+                    if kept is None:
                         return None
-                    changed = edit(_unpacked(session.id, found))
+                    changed = edit(kept)
                     pipeline.multi()  # type: ignore[no-untyped-call]
                     pipeline.set(key, _packed(changed), keepttl=True)
                     try:
@@ -144,7 +161,10 @@ class Sessions:
     async def end(self, session: Session) -> None:
         """End it for all workers, and have them close its streams. Raises SessionsAway."""
         try:
-            await self._redis.delete(_key(session.id))
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.delete(_key(session.id))
+            pipeline.zrem(_ALL, session.id)
+            await pipeline.execute()
         except AWAY as error:
             raise self._note_away(error) from error
         await self._mail.broadcast(ENDED, {"session": session.id})
@@ -162,6 +182,13 @@ class Sessions:
         except AWAY as error:
             raise self._note_away(error) from error
         return int(number)
+
+    async def count(self) -> int | None:
+        """How many sessions live, give or take those of the last minute; None when Redis is away."""
+        try:
+            return int(await self._redis.zcount(_ALL, time.time(), "+inf"))
+        except AWAY:
+            return None
 
     # --- Asking Redis -------------------------------------------------------------------------------------------------
 
@@ -188,16 +215,29 @@ class Sessions:
             pipeline = self._redis.pipeline(transaction=False)
             for identifier, _ in asked:
                 pipeline.execute_command("GETEX", _key(identifier), "EX", settings.MCP_SESSION_SECONDS)
+            self._list_more(pipeline)
             found = await pipeline.execute()
         except AWAY as error:
             self._note_away(error)
+            asked, self._waiting = asked + self._waiting, []
             for _, answer in asked:
                 if not answer.done():
                     answer.set_exception(SessionsAway(str(error)))
             return
-        for (_, answer), value in zip(asked, found, strict=True):
+        for (_, answer), value in zip(asked, found, strict=False):
             if not answer.done():
                 answer.set_result(value)
+
+    def _list_more(self, pipeline: Pipeline) -> None:
+        """Keep the list of all sessions, by which they are counted: what is used once a minute, what is over goes."""
+        now = time.time()
+        if self._unlisted:
+            listed, self._unlisted = self._unlisted, []
+            pipeline.zadd(_ALL, dict.fromkeys(listed, now + settings.MCP_SESSION_SECONDS))
+        if now - self._listed_since > _LISTED_SECONDS:
+            self._listed_since = now
+            self._listed.clear()
+            pipeline.zremrangebyscore(_ALL, "-inf", now)
 
     def _note_away(self, error: BaseException) -> SessionsAway:
         if time.monotonic() >= self._away_until:
@@ -214,6 +254,10 @@ def _packed(session: Session) -> bytes:
     return exact.written(session[1:])
 
 
-def _unpacked(identifier: str, packed: bytes | str) -> Session:
-    user_id, token, revision, client, capabilities, log_level, *lists = exact.taken(packed)
+def _unpacked(identifier: str, packed: bytes | str) -> Session | None:
+    """The session, unless another version of this program wrote it in another way: then it has ended."""
+    fields = exact.taken(packed)
+    if len(fields) != len(Session._fields) - 1:
+        return None
+    user_id, token, revision, client, capabilities, log_level, *lists = fields
     return Session(identifier, user_id, token, revision, client, capabilities, log_level, *map(tuple, lists))

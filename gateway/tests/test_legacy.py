@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import orjson
@@ -14,7 +15,7 @@ from gateway.app import Gateway
 from gateway.replies import Reply as Answer
 from gateway.sessions import Sessions
 from gateway.tests.conftest import Company, call, in_thread, make_user, post, records, until
-from gateway.tests.old_clients import PING, begin, initialize
+from gateway.tests.old_clients import PING, Stream, begin, initialize
 from gateway.visits import Visit
 from gateway.wire import Message
 
@@ -83,11 +84,17 @@ async def test_what_makes_no_sense_without_a_session_needs_one(gateway: Gateway,
         assert (await post(gateway, body, company.token, method=method)).status == 400
 
 
-async def test_a_session_is_of_one_revision(gateway: Gateway, company: Company) -> None:
+async def test_what_was_agreed_counts_whatever_older_revision_a_header_names(
+    gateway: Gateway, company: Company
+) -> None:
     session = await begin(gateway, company.token, "2025-06-18")
-    wrong = await post(gateway, PING, company.token, mcp_session_id=session, mcp_protocol_version="2025-11-25")
-    assert wrong.status == 400
-    assert "2025-06-18" in wrong.error["message"]
+    for version, status in (("2024-11-05", 200), ("2025-11-25", 200), ("2099-01-01", 400)):
+        headers = {"mcp_session_id": session, "mcp_protocol_version": version}
+        assert (await post(gateway, PING, company.token, **headers)).status == status
+    assert (await post(gateway, b"", company.token, method="DELETE", **headers)).status == 400
+    stream = await Stream(gateway, company.token, session, mcp_protocol_version="2025-11-25").opened()
+    await stream.leave()
+    assert not stream.events  # an event without data is of 2025-11-25
 
 
 async def test_the_modern_era_has_no_sessions(gateway: Gateway, company: Company) -> None:
@@ -218,3 +225,31 @@ async def test_without_redis_plain_requests_go_on_and_what_needs_a_session_waits
         assert (reply.status, reply.error["data"]["mcpsite/code"]) == (503, "sessions_unavailable")
         assert reply.headers["retry-after"]
     await away.close()
+
+
+async def test_sessions_and_streams_are_counted(gateway: Gateway, company: Company) -> None:
+    before = await gateway.sessions.count()
+    assert before is not None
+    first, second = [await begin(gateway, company.token) for _ in range(2)]
+    stream = await Stream(gateway, company.token, first).opened()
+    assert await gateway.sessions.count() == before + 2
+    text, _ = await gateway.metrics.scrape("")
+    assert b"mcpsite_mcp_streams 1.0" in text
+    assert b"mcpsite_mcp_sessions %d.0" % (before + 2) in text
+    await post(gateway, b"", company.token, method="DELETE", mcp_session_id=second)
+    assert await gateway.sessions.count() == before + 1
+    await stream.leave()
+    # Whoever goes on is counted for as long as its session lives, what is over is not kept.
+    redis = gateway.sessions._redis
+    await redis.zadd("mcpsite:sessions", {"old": 1})
+    gateway.sessions._listed_since = 0
+    for _ in range(2):
+        await post(gateway, PING, company.token, mcp_session_id=first)
+    assert float(await redis.zscore("mcpsite:sessions", first) or 0) > time.time() + 3_000
+    assert await redis.zscore("mcpsite:sessions", "old") is None
+
+
+async def test_a_session_that_another_version_wrote_has_ended(gateway: Gateway, company: Company) -> None:
+    session = await begin(gateway, company.token)
+    await gateway.sessions._redis.set(f"mcpsite:session:{session}", b"[1]")
+    assert (await post(gateway, PING, company.token, mcp_session_id=session)).status == 404

@@ -216,7 +216,7 @@ def _make_many_jobs() -> None:
 async def test_without_postgresql_the_rest_is_told_in_time(gateway: Gateway, company: Company, host: str):
     await call(gateway, company.token, "echo")
     away = make_conninfo(host=host, port=9, user="nobody", dbname="none")
-    metrics = Metrics(away, gateway.reading)
+    metrics = Metrics(away, gateway.reading, gateway.sessions.count)
     started = time.monotonic()
     text, _ = await metrics.scrape("")
     assert time.monotonic() - started < 1.0
@@ -243,7 +243,7 @@ async def test_a_directory_that_cannot_be_used_leaves_the_numbers_of_one_process
 ):
     (tmp_path / "file").write_text("in the way")
     settings.METRICS_DIR = tmp_path / "file" / "metrics"
-    metrics = Metrics(conninfo(connection.settings_dict), gateway.reading)
+    metrics = Metrics(conninfo(connection.settings_dict), gateway.reading, gateway.sessions.count)
     metrics.start()
     await call(gateway, company.token, "echo")
     text, _ = await metrics.scrape("")
@@ -253,7 +253,7 @@ async def test_a_directory_that_cannot_be_used_leaves_the_numbers_of_one_process
 
 async def test_two_processes_are_one_sum(gateway: Gateway, company: Company, settings, tmp_path):
     settings.METRICS_DIR = tmp_path
-    both = [Metrics(conninfo(connection.settings_dict), gateway.reading) for _ in range(2)]
+    both = [Metrics(conninfo(connection.settings_dict), gateway.reading, gateway.sessions.count) for _ in range(2)]
     for metrics in both:
         metrics.start()
     await call(gateway, company.token, "echo")
