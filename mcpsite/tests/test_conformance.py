@@ -23,6 +23,16 @@ def test_a_check_is_as_good_as_its_worst_verdict_and_notes_are_none(tmp_path):
     assert "1/2 ✗" in table({"2025-11-25": read(tmp_path)})
 
 
+def test_what_the_suite_leaves_of_clients_is_read_as_well(tmp_path):
+    leave(tmp_path, "tools_call", ("a", "SUCCESS"))
+    (place,) = tmp_path.iterdir()
+    place.rename(tmp_path / place.name.removeprefix("server-"))
+    assert [(check.scenario, check.name) for check in read(tmp_path)] == [("tools_call", "a")]
+    assert [leg.name for leg in LEGS.values() if leg.is_of_client] == [
+        "client-0.1.16", "client-2025-06-18", "client-2025-11-25", "client-2026-07-28",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("status", "excused", "said"),
     [

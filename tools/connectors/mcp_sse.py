@@ -96,6 +96,8 @@ class SseUpstream:
         # Apart from the calls, of which it must take no connection.
         self._listening = HttpClient(url, {"Accept": "text/event-stream", **headers}, egress, 1)
         self._client = HttpClient(url, {"Content-Type": "application/json", **headers}, egress, limit)
+        # A message is taken long before it is answered: connections alone would limit nothing.
+        self._places = asyncio.Semaphore(limit)
         self._ids = itertools.count(1)
         self._session: Session | None = None
         self._aside: set[asyncio.Task[None]] = set()
@@ -184,27 +186,27 @@ class SseUpstream:
         turn: Turn | None = None,
     ) -> tuple[dict[str, Any], str | None]:
         """The result. Raises RpcError and ConnectorError; keeps no deadline."""
-        session = self._session
-        if session is None:
-            raise SessionEnded
-        identifier = next(self._ids)
-        if turn is not None:
-            params = reporting(turn, params, identifier)
-            session.turns[identifier] = turn
-        session.calls[identifier] = future = asyncio.get_running_loop().create_future()
-        try:
+        async with self._places:
+            if (session := self._session) is None:
+                raise SessionEnded
+            identifier = next(self._ids)
+            if turn is not None:
+                params = reporting(turn, params, identifier)
+                session.turns[identifier] = turn
+            session.calls[identifier] = future = asyncio.get_running_loop().create_future()
             trace = params.get("_meta", {}).get("traceparent")
             message = {"jsonrpc": "2.0", "id": identifier, "method": method, "params": params}
-            await self._post(session, message, {"traceparent": trace} if trace else {})
-            answer = await future
-        except asyncio.CancelledError:
-            session.give_up(identifier)
-            if method != "initialize":  # This one must not be cancelled.
-                self._start_aside(self._say(session, cancelled(identifier)))
-            raise
-        finally:
-            del session.calls[identifier]
-            session.turns.pop(identifier, None)
+            try:
+                await self._post(session, message, {"traceparent": trace} if trace else {})
+                answer = await future
+            except asyncio.CancelledError:
+                session.give_up(identifier)
+                if method != "initialize":  # This one must not be cancelled.
+                    self._start_aside(self._say(session, cancelled(identifier)))
+                raise
+            finally:
+                del session.calls[identifier]
+                session.turns.pop(identifier, None)
         if isinstance(answer, ConnectorError):
             raise answer
         return result_of(answer), None

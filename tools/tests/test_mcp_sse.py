@@ -275,6 +275,21 @@ async def test_a_call_whose_deadline_passes_is_cancelled_at_the_server_and_its_l
     assert old.opened == 1
 
 
+async def test_no_more_calls_are_under_way_than_there_may_be_connections():
+    async def act(old: Old, message: dict[str, Any]) -> None:
+        waiting.append(message["id"])
+        most.append(len(waiting))
+        if len(waiting) == 2:
+            for _ in range(2):
+                await old.say(id=waiting.pop(), result=GOOD_RESULT)
+
+    waiting: list[Any] = []
+    most: list[int] = []
+    async with met(Old(act), max_connections=2) as connector:
+        await asyncio.gather(*(call(connector) for _ in range(6)))
+    assert (len(most), max(most)) == (6, 2)
+
+
 async def test_what_the_server_asks_of_a_client_is_declined():
     async def act(old: Old, message: dict[str, Any]) -> None:
         if "method" in message:
@@ -356,6 +371,14 @@ async def test_a_server_that_speaks_neither_transport_is_told_by_its_refusal():
     async with met(handler, transport="sse") as connector:
         said = str(await failure(call(connector)))
     assert said == "The upstream does not speak HTTP with SSE: The upstream answered with HTTP status 404."
+
+
+@pytest.mark.parametrize("address", ["127.0.0.2", "10.0.0.1", "169.254.169.254", "[::1]"])
+async def test_the_gate_stands_before_the_stream_too(address):
+    connector = make_connector(f"http://{address}:9/sse", transport="sse")
+    error = await failure(call(connector))
+    await connector.close()
+    assert (error.code, error.sent) == ("egress_denied", False)
 
 
 async def test_a_closed_connector_leaves_no_stream_behind():
