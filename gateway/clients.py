@@ -96,7 +96,11 @@ class LegacyClient(Told):
         if self._stream.is_lost and self._stream.log is None:
             raise _unanswered("The client is gone.")
         with self._questions.open(self._session.id) as question:
-            self._stream.event({"jsonrpc": "2.0", "id": question.id, "method": method, "params": params})
+            try:
+                request = exact.written({"jsonrpc": "2.0", "id": question.id, "method": method, "params": params})
+            except orjson.JSONEncodeError as error:
+                raise _unanswered("The question is nested too deeply, or holds what JSON cannot.") from error
+            self._stream.event(request)
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     response = await question.answer()

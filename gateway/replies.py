@@ -90,7 +90,7 @@ class Reply:
     """What goes back for one request. Nothing is sent before the first event or the result."""
 
     # On the class, since a plain call sets none of them: a stream has begun; the client is gone; it wants no answer.
-    is_open = is_lost = is_withdrawn = _has_begun = False
+    is_open = is_lost = is_withdrawn = _has_begun = _is_over = False
     # Keeps what the client may ask for again; without one, what is lost with the connection is lost.
     log: EventLog | None = None
     # Whether the client understands an event without data, which is all it needs to come back (MCP 2025-11-25).
@@ -186,7 +186,7 @@ class Reply:
 
     async def finish(self, status: int, body: bytes, extra: list[tuple[bytes, bytes]]) -> int:
         """Send the result: the whole answer, or the last event. Returns the status that was sent."""
-        self._task = None
+        self._task, self._is_over = None, True
         if self._connection is not None:
             self._connection.when_lost = None
         if self._opening is not None:

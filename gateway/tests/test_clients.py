@@ -170,8 +170,9 @@ async def test_a_client_is_asked_on_its_stream_and_answers_at_any_worker(
     assert caller.messages[-2]["params"]["data"] == {"action": "decline"}
     result = caller.messages[-1]["result"]
     assert (caller.messages[-1]["id"], result["content"][0]["text"]) == (5, "hello")
-    [record] = await records(call_id=result["_meta"]["mcpsite/call"])
-    assert orjson.loads(record.detail or "{}") == {"told": 1}
+    found = await records(call_id=result["_meta"]["mcpsite/call"])
+    assert [record.code for record in found] == ["input_required", "answered", "ok"]
+    assert orjson.loads(found[-1].detail or "{}") == {"told": 1}
     assert outside.contexts[0].client.capabilities == {"elicitation": {}}
 
 

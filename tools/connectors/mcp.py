@@ -33,6 +33,13 @@ class McpOptions(Options):
         description="`auto`: streamable HTTP, or HTTP with SSE where the server speaks only that; `sse`: that alone.",
     )
     hears_changes: bool = hears_changes()
+    max_sessions: int = Field(
+        default=32,
+        ge=1,
+        le=512,
+        description="Sessions that each process has at the most for clients that can be asked, if the server is of an "
+        "older revision: one for each of their calls.",
+    )
 
     @field_validator("bearer_token")
     @classmethod

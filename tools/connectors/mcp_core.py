@@ -107,6 +107,9 @@ class Transport(Protocol):
     ) -> tuple[dict[str, Any], str | None]:
         """The result, and the session id that came with it. Raises RpcError and ConnectorError."""
 
+    async def attend(self, greeting: Greeting, turn: Turn) -> None:
+        """Take what the server says of its own accord for what it says in this turn; only in sessions of one call."""
+
     async def notify(self, method: str, greeting: Greeting) -> None:
         """Send a notification."""
 
@@ -122,15 +125,14 @@ class McpCore(Connector):
 
     discovers = True
     _upstream: Transport
-    # Sessions of their own that clients may have at once, and whether a shared one tells what is said about which call.
-    _most_leased = 32
+    # Whether it can be told which call the server speaks of, also when it carries out several.
     _tells_apart = True
 
     def __init__(self, source: Source, egress: Egress) -> None:
         super().__init__(source, egress)
         self._greeting: Greeting | None = None
         self._opening = asyncio.Lock()
-        self._leases: Leases[McpCore] = Leases(self._most_leased)
+        self._leases: Leases[McpCore] = Leases(source.options.max_sessions)
         # What a server of the older revisions is told that its client can be asked for, and the level it was set to.
         self._declares: dict[str, Any] = {}
         self._level: tuple[Greeting, str] | None = None
@@ -299,8 +301,7 @@ class McpCore(Connector):
             key = (context.actor, exact.ordered(declares))
             leases = self._leases.lease(key, lambda: self._leased(declares), until - time.monotonic())
             async with leases as connector:
-                if level is not None:
-                    await self._within(until - time.monotonic(), connector._set_level(level))
+                await self._within(until - time.monotonic(), connector._begin(turn, level))
                 yield connector, context._replace(deadline_seconds=until - time.monotonic())
         finally:
             turn.close()
@@ -312,14 +313,16 @@ class McpCore(Connector):
         connector.tell = self.tell
         return connector
 
-    async def _set_level(self, level: str) -> None:
-        """Have a server of the older revisions log from this level on, if it can. It is a courtesy."""
-        greeting = self._greeting or await self._greet()
-        if greeting.modern or "logging" not in greeting.capabilities or self._level == (greeting, level):
+    async def _begin(self, turn: Turn, level: str | None) -> None:
+        """Be there for this turn alone. That an older server logs from the level on is a courtesy."""
+        greeting = await self._greeted()
+        await self._upstream.attend(greeting, turn)
+        if level is None or greeting.modern or "logging" not in greeting.capabilities:
             return
-        with contextlib.suppress(RpcError):
-            await self._ask("logging/setLevel", {"level": level})
-            self._level = (greeting, level)
+        if self._level != (greeting, level):
+            with contextlib.suppress(RpcError):
+                await self._ask("logging/setLevel", {"level": level})
+                self._level = (greeting, level)
 
     # --- Greeting -----------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ from tools.egress import Egress
 
 # Of one stream: what a server may ask of its client before we stop listening, and how long its end is waited for.
 _MOST_REQUESTS, _DRAIN_SECONDS = 64, 1.0
+# How long the stream on which a server speaks of its own accord is waited for.
+_OPENING_SECONDS = 1.0
 # What a session id may hold (MCP 2025-11-25, transports, "Session Management").
 _SESSION_ID = re.compile(r"[\x21-\x7e]{1,1024}")
 
@@ -39,6 +41,10 @@ class Upstream:
         self._overheard = overheard
         self._ids = 0
         self._aside: set[asyncio.Task[None]] = set()
+        # What the server says of its own accord: in which session it is read, and about which call it must be.
+        self._listening: tuple[Greeting, asyncio.Task[None]] | None = None
+        self._attending: Turn | None = None
+        self._is_silent = False
 
     async def close(self, greeting: Greeting | None) -> None:
         """Close the pool; a legacy session is ended as a courtesy."""
@@ -190,6 +196,56 @@ class Upstream:
         if not greeting.modern:
             self._take_up(request, greeting, None)
 
+    # --- Of its own accord --------------------------------------------------------------------------------------------
+
+    async def attend(self, greeting: Greeting, turn: Turn) -> None:
+        """Take what the server says on no call's stream for what it says in this turn, until there is another one.
+
+        Many servers ask and log there (MCP 2025-11-25, transports, "Listening for Messages from the Server").
+        """
+        self._attending = turn
+        if greeting.modern or self._listens_to(greeting):
+            return
+        opened = asyncio.Event()
+        self._listening = greeting, self._start_aside(self._listen(greeting, opened))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_OPENING_SECONDS):
+                await opened.wait()
+
+    def _listens_to(self, greeting: Greeting) -> bool:
+        """Whether it is listened to, or has nothing to say of its own accord."""
+        if self._listening is None or self._listening[0] is not greeting:
+            return False
+        return self._is_silent or not self._listening[1].done()
+
+    async def _listen(self, greeting: Greeting, opened: asyncio.Event) -> None:
+        stream: Stream | None = None
+        try:
+            with contextlib.suppress(ConnectorError):  # It is asked and told on the streams of calls, or not at all.
+                headers = {**greeting.headers, "Accept": "text/event-stream"}
+                stream = (await self._ears.request("GET", headers, b"")).stream
+                self._is_silent = stream is None
+                opened.set()
+                if stream is not None:
+                    await self._hear(stream, greeting)
+        finally:
+            opened.set()
+            if stream is not None:
+                stream.abort()
+
+    async def _hear(self, stream: Stream, greeting: Greeting) -> None:
+        async for data in Resumable(stream, None).events():
+            stream.recount()
+            message = parsed(data)
+            if message is None or "method" not in message:
+                continue
+            if "id" in message:
+                self._take_up(message, greeting, self._attending)
+                continue
+            self._overheard(message)
+            if self._attending is not None:
+                self._attending.hear(message, None)
+
     # --- Aside --------------------------------------------------------------------------------------------------------
 
     def _take_up(self, request: dict[str, Any], greeting: Greeting, turn: Turn | None) -> None:
@@ -205,10 +261,11 @@ class Upstream:
             async with asyncio.timeout(5):
                 await self._post(message, None, greeting, {})
 
-    def _start_aside(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_aside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
+        return task
 
 
 async def _drain(stream: Resumable) -> None:

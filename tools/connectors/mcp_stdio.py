@@ -69,6 +69,13 @@ class McpStdioOptions(Options):
         default=100, ge=1, le=10_000, description="Calls that each process has under way at the most."
     )
     hears_changes: bool = hears_changes()
+    max_sessions: int = Field(
+        default=4,
+        ge=1,
+        le=100,
+        description="Further processes that each web worker runs at the most for clients that can be asked, if the "
+        "server is of an older revision, or that want its log messages: one for each of their calls.",
+    )
 
     @field_validator("launcher")
     @classmethod
@@ -234,6 +241,9 @@ class Server:
             del self._calls[identifier]
             self._turns.pop(identifier, None)
 
+    async def attend(self, greeting: Greeting, turn: Turn) -> None:
+        """All is said over one pipe."""
+
     async def notify(self, method: str, greeting: Greeting) -> None:
         """Send a notification."""
         if self._process is None:
@@ -348,8 +358,6 @@ class McpStdioConnector(McpHearing):
     description = "An MCP server that runs on this machine, over stdin and stdout; one of those in MCP_LAUNCHERS."
     Options = McpStdioOptions
     ToolSpec = McpTool
-    # Each is a process.
-    _most_leased = 4
     _tells_apart = False
     _speaks_up = False  # a process that nobody needs is not started to be listened to
 

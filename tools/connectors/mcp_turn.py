@@ -28,6 +28,7 @@ class Turn(Client):
         self._limit: asyncio.Timeout | None = None
         self._left = 0.0
         self._open = 0
+        self._is_over = False
         self._answering: dict[object, asyncio.Task[None]] = {}
 
     @property
@@ -54,14 +55,14 @@ class Turn(Client):
 
     # --- What comes from the upstream ---------------------------------------------------------------------------------
 
-    def hear(self, message: dict[str, Any], token: int) -> None:
+    def hear(self, message: dict[str, Any], token: int | None) -> None:
         """A notification about the call, whose progress has the token. What is not about it is dropped."""
         method, params = message["method"], message.get("params")
-        if not isinstance(params, dict):
+        if not isinstance(params, dict) or self._is_over:
             return
         if method in _TOLD:
             self.tell(method, params)
-        elif method == "notifications/progress" and params.get("progressToken") == token:
+        elif method == "notifications/progress" and token is not None and params.get("progressToken") == token:
             self.tell(method, {name: value for name, value in params.items() if name != "progressToken"})
         elif method == "notifications/cancelled" and (task := self._answering.get(_key(params.get("requestId")))):
             task.cancel()
@@ -74,7 +75,11 @@ class Turn(Client):
 
     async def _answered(self, request: dict[str, Any], send: Send) -> None:
         params = request.get("params", {})
-        if not isinstance(params, dict) or not is_declared(self.capabilities, request["method"], params):
+        if (
+            self._is_over
+            or not isinstance(params, dict)
+            or not is_declared(self.capabilities, request["method"], params)
+        ):
             await send(declined(request))
             return
         try:
@@ -85,7 +90,8 @@ class Turn(Client):
             await send({"jsonrpc": "2.0", "id": request["id"], "result": result})
 
     def close(self) -> None:
-        """The call is over: nobody waits for answers any more."""
+        """The call is over: nobody waits for answers any more, and what is said now is about no call."""
+        self._is_over = True
         for task in tuple(self._answering.values()):
             task.cancel()
 

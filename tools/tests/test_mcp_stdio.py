@@ -786,7 +786,7 @@ def test_only_what_the_settings_allow_can_be_saved(settings):
     settings.MCP_LAUNCHERS = {"one": Launcher(("a",)), "two": Launcher(("b",), "The second.")}
     source = DataSource(kind="mcp-stdio")
     configure(source, {"launcher": "one"}, {})
-    assert source.options == {"launcher": "one", "max_calls": 100, "hears_changes": True}
+    assert source.options == {"launcher": "one", "max_calls": 100, "hears_changes": True, "max_sessions": 4}
     for wrong in ("three", "a", "/bin/sh", "one; id", ""):
         with pytest.raises(Refused) as caught:
             configure(source, {"launcher": wrong}, {})

@@ -17,7 +17,17 @@ from tools.connectors.mcp_headers import MirroringTool as McpTool
 from tools.connectors.mcp_stdio import McpStdioConnector, McpStdioOptions
 from tools.egress import Egress
 from tools.tests.servers import make_server
-from tools.tests.test_mcp import GOOD_RESULT, Answer, Scripted, events, good_event, make_connector, stream, streaming
+from tools.tests.test_mcp import (
+    GOOD_RESULT,
+    Answer,
+    Scripted,
+    events,
+    good_event,
+    make_connector,
+    reply,
+    stream,
+    streaming,
+)
 from tools.tests.test_mcp_stdio import LEGACY, little
 
 ACCEPTED = {"action": "accept", "content": {"name": "Ada"}}
@@ -161,6 +171,37 @@ async def test_while_the_client_is_asked_the_deadline_of_the_upstream_stands_sti
     called = asyncio.create_task(connector.call(McpTool(name="t"), {}, make_context(client, seconds=0.5)))
     asyncio.get_running_loop().call_later(0.7, client.waits.set)
     assert (await called).content == GOOD_RESULT
+
+
+async def test_what_a_server_says_of_its_own_accord_in_such_a_session_is_about_the_call() -> None:
+    listening: asyncio.Queue[web.StreamResponse] = asyncio.Queue()
+    answered = asyncio.Event()
+
+    async def answer(request: web.Request, message: dict[str, Any]) -> web.StreamResponse:
+        log = {"method": "notifications/message", "params": {"level": "info", "data": "now"}}
+        await listening.get_nowait().write(events(log, question()))
+        await answered.wait()
+        return reply(message, GOOD_RESULT)
+
+    upstream = Scripted(answer, "legacy")
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.method == "GET":
+            response = await stream(request)
+            listening.put_nowait(response)
+            await answered.wait()
+            return response
+        if "result" in await request.json():
+            answered.set()
+        return await upstream(request)
+
+    client = Listener({"elicitation": {}}, log_level="info")
+    async with make_server(handler) as port:
+        connector = make_connector(f"http://127.0.0.1:{port}/mcp")
+        assert (await connector.call(McpTool(name="t"), {}, make_context(client))).content == GOOD_RESULT
+        await connector.close()
+    assert client.questions == [("elicitation/create", FORM)]
+    assert client.heard == [("notifications/message", {"level": "info", "data": "now"})]
 
 
 async def test_users_share_no_session_and_a_call_that_broke_off_leaves_none(
