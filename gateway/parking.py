@@ -78,8 +78,7 @@ class Parking:
         if state.worker == self._mail.worker:
             return await self._next(state.number, answers, call.peer, call.request_id, call.address)
         if not self._mail.is_listening:
-            message = "Another worker holds the call, and cannot be reached at this moment. Try again in a few seconds."
-            raise Refused("holder_unreachable", message, retry_after=2, call_id=state.call_id)
+            raise _unreachable(state.call_id)
         return await self._next_elsewhere(state, answers, call)
 
     def review(self, snapshot: Snapshot) -> None:
@@ -162,6 +161,8 @@ class Parking:
             raise
         finally:
             del self._awaited[ticket]
+        if not word.done() and not self._mail.is_listening:
+            raise _unreachable(state.call_id)
         if not word.done():
             raise await self._lose(state.call_id, call)
         return _read(word.result())
@@ -208,6 +209,11 @@ class Parking:
         task = asyncio.create_task(self._mail.send(worker, kind, payload))
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
+
+
+def _unreachable(call_id: uuid.UUID) -> Refused:
+    message = "Another worker holds the call, and cannot be reached at this moment. Try again in a few seconds."
+    return Refused("holder_unreachable", message, retry_after=2, call_id=call_id)
 
 
 def _ended() -> WireError:

@@ -155,9 +155,15 @@ async def test_without_redis_a_call_of_another_worker_is_not_given_up(
     company: Company, gateway: Gateway, other: Gateway
 ) -> None:
     asked = await send(other, company.token, "echo")
-    await gateway.mail.stop()
-    away = await send(gateway, company.token, "echo", **answer(asked))
-    assert away.result["_meta"]["mcpsite/code"] == "holder_unreachable"
+
+    async def lose_redis(worker: str, kind: str, payload: dict[str, Any]) -> bool:
+        await gateway.mail.stop()
+        return False
+
+    gateway.mail.send = lose_redis  # type: ignore[method-assign]
+    for _ in ("while it is asked", "before it is asked"):
+        away = await send(gateway, company.token, "echo", **answer(asked))
+        assert away.result["_meta"]["mcpsite/code"] == "holder_unreachable"
     assert (await send(other, company.token, "echo", **answer(asked))).result["content"]
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from access import tokens
 from access.models import Grant
+from audit.opening import payload_of
 from gateway.app import Gateway
 from gateway.tests.conftest import Company, FakeConnector, Reply, in_thread, modern, post, records, until
 from tools.connectors.base import ConnectorError, Context, Result
@@ -234,3 +235,17 @@ async def test_scopes_toolsets_and_tags_decide_as_they_do_for_tools(library: Lib
     assert await uris(made["rest"]) == []
     refused = await ask(gateway, made["desk"], "resources/read", {"uri": "vault://key"})
     assert refused.error["code"] == -32602
+
+
+async def test_what_was_read_with_answers_is_not_to_be_cached(
+    library: Library, gateway: Gateway, outside: FakeConnector
+) -> None:
+    params = {"uri": "desk://hours", "inputResponses": {"who": {"action": "decline"}}}
+    reply = await ask(gateway, library.company.token, "resources/read", params)
+    assert reply.result["ttlMs"] == 0
+    (record,) = await records(reply)
+    kept = await in_thread(lambda: payload_of(record))
+    assert orjson.loads(kept.arguments or b"") == {
+        "uri": "desk://hours",
+        "mcpsite/inputResponses": params["inputResponses"],
+    }
