@@ -10,7 +10,7 @@ CLIENTS := mcpsite/tests/clients
 UPSTREAMS := mcpsite/tests/upstreams
 CONFORMANCE := bench/conformance
 
-.PHONY: programs run test test-first test-rest check lock bench conformance tamper chaos screenshots clean
+.PHONY: programs run test test-first test-rest check lock bench fuzz conformance tamper chaos screenshots clean
 
 # Everything, as one process tree, from a bare machine. exec: Ctrl-C reaches it once, and so does make's SIGTERM.
 run: .venv/.installed
@@ -54,11 +54,16 @@ lock: .venv/.installed-dev
 	$(PIP_COMPILE) --output-file=requirements.lock requirements.txt
 	$(PIP_COMPILE) --output-file=requirements-dev.lock requirements-dev.txt
 	$(PIP_COMPILE) --output-file=$(CLIENTS)/requirements-python1.lock $(CLIENTS)/requirements-python1.txt
+	$(PIP_COMPILE) --output-file=bench/fuzz/requirements.lock bench/fuzz/requirements.txt
 	$(PIP_COMPILE) --output-file=$(CLIENTS)/requirements-fastmcp.lock $(CLIENTS)/requirements-fastmcp.txt
 	$(PIP_COMPILE) --output-file=$(UPSTREAMS)/requirements.lock $(UPSTREAMS)/requirements.txt
 
 bench: .venv/.installed-dev
 	@exec $(BIN)/python -m bench $(ARGS)
+
+# What parses messages of clients and upstreams, fed with bytes that find their own way: make fuzz ARGS="--seconds 600"
+fuzz: .venv/.installed-dev .venv-fuzz/.installed
+	@PYTHONPATH=$$(echo .venv-fuzz/lib/python3*/site-packages) $(BIN)/python -m bench.fuzz $(ARGS)
 
 # The official suite of MCP, at each revision, with an upstream of our own behind the site: make conformance ARGS=--direct
 conformance: .venv/.installed-dev $(CONFORMANCE)/node_modules/.installed
@@ -114,4 +119,9 @@ programs:
 .venv-mcp1/.installed .venv-fastmcp/.installed .venv-upstreams/.installed: | $(BIN)/python
 	$(BIN)/python -m venv $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement $<
+	@touch $@
+
+.venv-fuzz/.installed: bench/fuzz/requirements.lock | $(BIN)/python
+	$(BIN)/python -m venv .venv-fuzz
+	.venv-fuzz/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --requirement $<
 	@touch $@

@@ -7,7 +7,6 @@ Which era a request is of is told by its header, or by its `_meta` (MCP 2026-07-
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
@@ -281,7 +280,7 @@ def decoded(value: str) -> str | None:
     try:
         raw = base64.b64decode(match[1], validate=True)
         return raw.decode() if base64.b64encode(raw).decode() == match[1] else None
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         return None
 
 

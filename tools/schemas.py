@@ -18,6 +18,7 @@ _MOST_PATTERNS, _LONGEST_PATTERN, _MOST_KEY_PATTERNS, _MOST_COMPOUND_VALUES = 20
 _PATTERNS = jsonschema_rs.RegexOptions(size_limit=1_000_000, dfa_size_limit=1_000_000)
 _BRANCHING = frozenset({"anyOf", "oneOf", "allOf", "if", "dependentSchemas", "$dynamicRef", "$recursiveRef"})
 _MOST_EXPANDED, _MOST_WAYS = 20_000, 1_000
+_DIALECTS = "2020-12 (where none is named), 2019-09, 7, 6 and 4"
 _WHOLE = "urn:mcpsite:input-schema"
 _MOST_ERRORS = 5
 _LONGEST_ERROR, _LONGEST_PLACE = 300, 100
@@ -78,6 +79,8 @@ def _sentence(error: Exception) -> str:
         and "pattern" in [*error.schema_path, *error.instance_path][-2:]
     ):
         return "A pattern cannot be used: it must be one that runs in linear time (no look-around, no back references)."
+    if str(error).startswith("Unknown meta-schema"):
+        return f"The schema is not valid: its dialect is not known here. Known are JSON Schema {_DIALECTS}."
     return f"The schema is not valid: {(str(error).splitlines() or [''])[0][:_LONGEST_ERROR]}"
 
 

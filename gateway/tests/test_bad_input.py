@@ -116,6 +116,7 @@ CASES = [
     Case("another name in the header", tool_call(), {**CALL, "mcp_name": "write"}, 400, -32020),
     Case("a name that is not ASCII", tool_call(name="é"), {**CALL, "mcp_name": "é"}, 400, -32020),
     Case("a name in broken base64", tool_call(), {**CALL, "mcp_name": "=?base64?ZWNo?bw==?="}, 400, -32020),
+    Case("a name in base64 that is not ASCII", tool_call(), {**CALL, "mcp_name": "=?base64?é?="}, 400, -32020),
     Case("no name in the body", modern("tools/call", {}), CALL, 400, -32020),
     # What each request of 2026-07-28 carries.
     Case("no _meta", request("tools/call", params={"name": "echo"}), CALL, 400, -32602),

@@ -107,7 +107,7 @@ def is_declared(capabilities: Mapping[str, Any], method: object, params: Mapping
     if need == "elicitation":
         # Without a mode it is a form, and so is a declaration that names none (client/elicitation, "Capabilities").
         mode = params.get("mode", "form")
-        return mode in declared or (mode == "form" and "url" not in declared)
+        return isinstance(mode, str) and (mode in declared or (mode == "form" and "url" not in declared))
     if need == "sampling" and ("tools" in params or "toolChoice" in params):
         return "tools" in declared
     return True

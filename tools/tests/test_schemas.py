@@ -99,6 +99,15 @@ def test_no_more_than_five_problems_are_told():
     assert len(wrong_with({"a": list(range(20))}, {"a": {"items": {"type": "string"}}})) == 5
 
 
+def test_a_dialect_that_is_not_known_is_refused_with_those_that_are():
+    with pytest.raises(SchemaRefused, match=r"its dialect is not known here\. Known are JSON Schema 2020-12"):
+        compile_schema(make_schema(**{"$schema": "https://json-schema.org/draft/2042-01/schema"}))
+    for known in ("2020-12/schema", "2019-09/schema"):
+        compile_schema(make_schema(**{"$schema": f"https://json-schema.org/draft/{known}"}))
+    for number in (7, 6, 4):
+        compile_schema(make_schema(**{"$schema": f"http://json-schema.org/draft-0{number}/schema#"}))
+
+
 async def test_a_remote_reference_is_refused_and_never_fetched():
     canary = Counter()
     async with make_server(canary) as port:
