@@ -317,7 +317,8 @@ class Gateway:
     async def _subscribe(self, message: Message, visit: Visit, reply: Reply, uri: str) -> Answer:
         """Have the source of a resource subscribed to, which asks nobody anything. Raises Refused."""
         call = self._call_of(visit, message, reply, uri, {"uri": uri})
-        return await self.pipeline.call(call._replace(kind="resource", method=SUBSCRIBE, peer=None))
+        notes = {"method": SUBSCRIBE}  # else it would look as if the resource had been read
+        return await self.pipeline.call(call._replace(kind="resource", method=SUBSCRIBE, peer=None, notes=notes))
 
     def _call_of(self, visit: Visit, message: Message, reply: Reply, name: str, arguments: dict[str, Any]) -> Call:
         return Call(

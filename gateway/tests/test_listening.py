@@ -185,6 +185,7 @@ async def test_a_resource_that_changed_is_told_to_those_who_may_read_it(gateway:
     assert {row.tool: row.code for row in found} == dict(
         zip(uris, ("ok", "ok", "upstream_refused", "not_granted"), strict=True)
     )
+    assert all(orjson.loads(row.detail or "")["method"] == "resources/subscribe" for row in found)
 
 
 async def test_a_resource_is_let_go_with_the_last_who_watches_it(

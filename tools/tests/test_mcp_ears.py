@@ -17,7 +17,9 @@ from tools.connectors.base import ConnectorError, Context, Source
 from tools.connectors.mcp import McpConnector, McpOptions
 from tools.egress import Egress, Rule
 from tools.tests.servers import make_server
-from tools.tests.test_mcp_stdio import until
+from tools.tests.test_mcp_stdio import Connect, call, connect, failure, until
+
+__all__ = ["connect"]
 
 Era = Literal["modern", "legacy"]
 ERAS: tuple[Era, ...] = ("modern", "legacy")
@@ -174,3 +176,56 @@ async def test_no_line_is_kept_without_use(era: Era, capabilities: Any, options:
         else:
             with pytest.raises(ConnectorError, match="does not tell"):
                 await connector.watch("a://1")
+
+
+# --- A process -------------------------------------------------------------------------------------------------------
+
+SPEAKING = """
+KEY = "io.modelcontextprotocol/subscriptionId"
+ERA, meta, subscribed = "%s", {}, []
+def greet(message):
+    method, can = message.get("method"), {"tools": {"listChanged": True}, "resources": {"subscribe": True}}
+    if method == "server/discover" and ERA == "modern":
+        reply(message, {"supportedVersions": ["2026-07-28"], "capabilities": can})
+    elif method == "server/discover":
+        refuse(message, -32601, "what?")
+    elif method == "initialize":
+        reply(message, {"protocolVersion": "2025-06-18", "capabilities": can})
+    return method in ("server/discover", "initialize", "notifications/initialized")
+def tell(method, **params):
+    send({"jsonrpc": "2.0", "method": "notifications/" + method, "params": dict(params, _meta=meta)})
+for message in messages():
+    method, params = message["method"], message.get("params", {})
+    if method == "subscriptions/listen":
+        meta[KEY] = message["id"]
+        tell("subscriptions/acknowledged", notifications=params["notifications"])
+    elif method == "notifications/cancelled":
+        send({"jsonrpc": "2.0", "id": params["requestId"], "result": {}})
+    elif method == "resources/subscribe":
+        reply(message, {})
+    elif method == "tools/call" and params["name"] == "die":
+        os._exit(1)
+    elif method == "tools/call":
+        tell("tools/list_changed")
+        tell("resources/updated", uri="a://1")
+        say(message, "told")
+"""
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_process_is_heard_while_it_runs_and_runs_while_it_is_watched(era: Era, connect: Connect) -> None:
+    connector, ear = connect(SPEAKING % era), Ear()
+    connector.listen(ear)
+    await call(connector, "tell")
+    await until(lambda: connector._line is not None and not connector._tasks)
+    ear.heard.clear()
+    assert await call(connector, "tell") == "told"
+    assert ear.heard == ["lists", "a://1"]
+    await connector.watch("a://1")
+    assert connector._server.is_listened_to
+    before, ear.heard = connector._server.pid, []
+    await failure(call(connector, "die"))
+    await until(lambda: ear.heard == ["lists", "a://1"])  # it was started again, and may have changed meanwhile
+    assert connector._server.pid not in (None, before)
+    connector.unwatch("a://1")
+    assert not connector._server.is_listened_to
