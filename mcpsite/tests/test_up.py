@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,28 @@ def test_sigterm_stops_all_and_the_data_stay(folder):
     assert up.stop(signal.SIGINT) == 0
 
 
+@contextmanager
+def listening(up: Up, token: str) -> Iterator[http.client.HTTPResponse]:
+    """An open `subscriptions/listen`."""
+    ours = {"protocolVersion": "2026-07-28", "clientCapabilities": {}}
+    meta = {f"io.modelcontextprotocol/{name}": value for name, value in ours.items()}
+    params = {"notifications": {"toolsListChanged": True}, "_meta": meta}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params}
+    headers = {
+        "Host": f"localhost:{up.port}",
+        "Authorization": f"Bearer {token}",
+        "Content-Type": "application/json",
+        "MCP-Protocol-Version": "2026-07-28",
+        "Mcp-Method": "subscriptions/listen",
+    }
+    connection = http.client.HTTPConnection("127.0.0.1", up.port, timeout=30)
+    connection.request("POST", "/mcp", json.dumps(body), headers)
+    with closing(connection), connection.getresponse() as stream:
+        stream.readline()
+        assert b"acknowledged" in stream.readline()
+        yield stream
+
+
 def test_the_demo_answers_a_first_call_through_the_front_door(folder):
     up = Up(folder, "--workers", "1")
     up.start()
@@ -311,7 +334,9 @@ def test_the_demo_answers_a_first_call_through_the_front_door(folder):
     assert record is not None, up.said
     assert record[2] == f"http://localhost:{up.port}/admin/audit/record/?q={record[1]}"
     port = (up.data / "demo-port").read_text()
-    assert up.stop() == 0
+    with listening(up, ready["tokens"]["support_agent"]) as stream:
+        assert up.stop() == 0
+        assert b'"resultType":"complete"' in stream.read(), "it is ended, not cut off"
     with socket.create_server(("127.0.0.1", int(port))):
         up.start()
     assert (up.data / "demo-port").read_text() != port, "another port is found when the kept one is taken"
