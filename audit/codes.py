@@ -42,6 +42,7 @@ MEANINGS: Mapping[str, str] = {
     "unknown_task": "there is no such task, its time is over, it is another user's, or its tool is not granted",
     "task_lost": "the process that carried the task out ended, and its tool, which only reads, could not be begun anew",
     "task_timeout": "the task took longer than `TASK_TIMEOUT_SECONDS`",
+    "task_finished": "by REST: what has ended cannot be cancelled (409)",
     "task_answered": "the user answered what a task had asked",
     "task_cancel_requested": "somebody cancelled a task",
     "invalid_arguments": "the arguments do not fit the schema, or the database cannot use a value",

@@ -24,6 +24,7 @@ from access.snapshot import Principal, Snapshot
 from access.tokens import InvalidToken
 from audit.caller import caller_of
 from audit.models import Record
+from gateway import task_admin  # noqa: F401 - registers its own model
 from gateway.app import Gateway
 from gateway.calls import Answer, Call, Refused
 from gateway.gates import Gate, explain, unknown_caller

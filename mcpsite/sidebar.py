@@ -49,6 +49,7 @@ GROUPS: tuple[tuple[str, tuple[Place, ...]], ...] = (
             Place("Prompts", "chat", "tools.Prompt"),
             Place("Resources", "description", "tools.Resource"),
             Place("Toolsets", "category", "tools.Toolset"),
+            Place("Tasks", "hourglass_top", "gateway.Task"),
             Place("Egress rules", "shield", "tools.EgressRule"),
         ),
     ),

@@ -21,6 +21,7 @@ from audit.retention import api as retention_api
 from audit.streams import api as streams_api
 from gateway.admin import try_tool
 from gateway.api import CallToolView, MetricsView
+from gateway.task_api import TaskViewSet
 from mcpsite import auditing, health, landing, palette
 from mcpsite import pages as site_pages
 from mcpsite.api import DoctorView, SchemaView
@@ -53,6 +54,7 @@ resources.register("grants", access_api.GrantViewSet, "grant")
 resources.register("tokens", access_api.TokenViewSet, "token")
 resources.register("agents", agents_api.AgentViewSet, "agent")
 resources.register("runs", agents_api.RunViewSet, "run")
+resources.register("tasks", TaskViewSet, "task")
 resources.register("model-providers", agents_api.ModelProviderViewSet, "model-provider")
 resources.register("retention/classes", retention_api.RetentionClassViewSet, "retention-class")
 resources.register("retention/holds", retention_api.LegalHoldViewSet, "legal-hold")

@@ -52,6 +52,7 @@ ROOMS: dict[str, dict[str, str]] = {
     },
     "rest_framework rest_framework_simplejwt": {
         "*/api.py": "the REST doors",
+        "gateway/task_api.py": "the REST door of tasks",
         "access/user_api.py": "the REST door of users",
         "access/lists.py": "how REST pages, filters and orders",
         "audit/conditions.py": "what REST objects share on every floor: ETags and preconditions",
