@@ -17,10 +17,13 @@ from gateway.models import Task
 from gateway.task_control import cancel_task, may_cancel, may_read, visible_tasks
 
 
-class TaskSerializer(serializers.ModelSerializer[Task]):
+class CallTaskSerializer(serializers.ModelSerializer[Task]):
     """A task without what it was called with, and what came of it."""
 
     user = serializers.CharField(source="user.username", read_only=True, help_text="Who called.")
+    status = serializers.CharField(
+        read_only=True, help_text="`working`, `input_required`, `completed`, `failed` or `cancelled`."
+    )
     call = serializers.UUIDField(source="call_id", read_only=True, help_text="Id of the call in the ledger.")
 
     class Meta:
@@ -43,7 +46,7 @@ class TaskSerializer(serializers.ModelSerializer[Task]):
         read_only_fields = fields
 
 
-class FullTaskSerializer(TaskSerializer):
+class FullCallTaskSerializer(CallTaskSerializer):
     """A task with its arguments and its result, which are null for those who may not read them."""
 
     arguments = serializers.SerializerMethodField()
@@ -51,8 +54,8 @@ class FullTaskSerializer(TaskSerializer):
         help_text="The result (MCP CallToolResult), or the error of a failed one."
     )
 
-    class Meta(TaskSerializer.Meta):
-        fields = (*TaskSerializer.Meta.fields, "arguments", "result")  # type: ignore[assignment]
+    class Meta(CallTaskSerializer.Meta):
+        fields = (*CallTaskSerializer.Meta.fields, "arguments", "result")  # type: ignore[assignment]
         read_only_fields = fields  # type: ignore[assignment]
 
     @extend_schema_field(serializers.DictField(allow_null=True))
@@ -81,7 +84,7 @@ class TaskViewSet(viewsets.ReadOnlyModelViewSet[Task]):
     """Calls at `/mcp` that became tasks, as long as they are kept."""
 
     queryset = Task.objects.select_related("user")
-    serializer_class = TaskSerializer
+    serializer_class = CallTaskSerializer
     permission_classes = [OwnTasks]
     further_problems = {"cancel": (409,)}
     filterset_fields = ("status", "tool", "user__username", "code")
@@ -94,9 +97,9 @@ class TaskViewSet(viewsets.ReadOnlyModelViewSet[Task]):
 
     def get_serializer_class(self) -> Any:
         """With its contents, when it is one."""
-        return TaskSerializer if self.action == "list" else FullTaskSerializer
+        return CallTaskSerializer if self.action == "list" else FullCallTaskSerializer
 
-    @extend_schema(request=None, responses=TaskSerializer)
+    @extend_schema(request=None, responses=CallTaskSerializer)
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, pk: Any = None) -> Response:
         """Ask for its end, which comes within seconds."""
@@ -107,4 +110,4 @@ class TaskViewSet(viewsets.ReadOnlyModelViewSet[Task]):
             raise Conflict("The task has ended.", code="task_finished")
         assert isinstance(request.user, User), "nobody gets here without being known"
         task = cancel_task(task, actor=request.user, door="rest", request=request)
-        return Response(TaskSerializer(task).data)
+        return Response(CallTaskSerializer(task).data)

@@ -18,6 +18,8 @@ class TaskClient(Client):
     progress and no log (tasks extension, "Task Status Notifications"), and questions are put into the task.
     """
 
+    asks_together = True
+
     def __init__(
         self,
         before: Client | None,

@@ -8,6 +8,12 @@ import os
 
 import django
 
+# When calls of the suite's tools become tasks; those of the others do when they are slow.
+_AS_TASK = {
+    "at_once": ("slow_compute", "protocol_error_job", "confirm_delete", "multi_input"),
+    "always": ("failing_job",),
+}
+
 
 def configure(kind: str, options: dict[str, str]) -> str:
     """A token that may use everything of the source."""
@@ -21,6 +27,8 @@ def configure(kind: str, options: dict[str, str]) -> str:
     refused = sync_source(source).refused
     if refused:
         raise SystemExit(f"These were refused: {refused}")
+    for as_task, names in _AS_TASK.items():
+        Tool.objects.filter(name__in=names).update(as_task=as_task)
     toolset = Toolset.objects.create(name="everything")
     toolset.tools.set(Tool.objects.all())
     toolset.prompts.set(Prompt.objects.all())

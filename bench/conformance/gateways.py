@@ -58,6 +58,7 @@ def _start(stage: Stage, kind: str, options: Mapping[str, str], variables: Mappi
     environment = env.for_child(
         MCPSITE_DATA=str(data),
         **dict.fromkeys(("DATABASE_URL", "DATABASE_OWNER_URL", "REDIS_URL", "SECRET_KEY", "ENCRYPTION_KEYS"), ""),
+        TASK_AFTER_SECONDS="1",
         **variables,
     )
     stage.start(

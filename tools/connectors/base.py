@@ -90,6 +90,8 @@ class Client(ABC):
     # Whether questions are the result of the call, and their answers come with the next one (MCP 2026-07-28): then
     # nothing can be asked of the client while the call goes on.
     answers_later: bool = False
+    # Whether several questions may wait for it at the same time.
+    asks_together: bool = False
     # How much was passed on to the client, and asked of it.
     told = asked = 0
 

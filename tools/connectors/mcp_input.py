@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -90,9 +91,12 @@ async def answered(
 
 
 async def _asked(questions: Mapping[str, dict[str, Any]], client: Client) -> dict[str, dict[str, Any]]:
-    """One after the other: it is one person who reads them."""
+    """One after the other, since it is one person who reads them; in a task all of them, and the client may choose."""
     try:
-        return {key: await client.ask(each["method"], each.get("params", {})) for key, each in questions.items()}
+        if not client.asks_together:
+            return {key: await client.ask(each["method"], each.get("params", {})) for key, each in questions.items()}
+        answers = (client.ask(each["method"], each.get("params", {})) for each in questions.values())
+        return dict(zip(questions, await asyncio.gather(*answers), strict=True))
     except ClientError as error:
         said = f"The client did not answer what the upstream asks: {error}"
         raise ConnectorError("client_refused", said) from error

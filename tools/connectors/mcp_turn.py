@@ -24,7 +24,7 @@ class Turn(Client):
         self._client = client
         self.capabilities = client.capabilities
         self.log_level, self.chose_level = client.log_level, client.chose_level
-        self.wants_progress = client.wants_progress
+        self.wants_progress, self.asks_together = client.wants_progress, client.asks_together
         self._limit: asyncio.Timeout | None = None
         self._left = 0.0
         self._open = 0

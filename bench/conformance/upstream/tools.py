@@ -25,6 +25,8 @@ from bench.conformance.upstream.asking import (
 from bench.conformance.upstream.content import AUDIO, IMAGE, embedded, text
 
 _STEP_SECONDS = 0.05
+# More than the site waits before it makes a task of a call.
+_LATE_SECONDS = 2.5
 # Long enough that whoever stands between makes a stream of its own of the answer.
 _RECONNECTION_SECONDS = 1.0
 
@@ -182,6 +184,12 @@ async def _logs_when_wanted(call: Call) -> Content:
 
 async def _greets(call: Call) -> Content:
     return [text(f"Hello, {call.arguments['name']}!")]
+
+
+async def _greets_late(call: Call) -> Content:
+    answer = (await ask(call.context, call.answers, {"user_name": _NAME}))["user_name"]
+    await asyncio.sleep(_LATE_SECONDS)
+    return [text(f"Hello, {answer.get('content', {}).get('name', 'stranger')}!")]
 
 
 async def _compute(call: Call) -> Content:
@@ -350,5 +358,5 @@ TOOLS: list[Tool] = [
         {"type": "object", "properties": {"filename": _STRING}},
     ),
     _tool("multi_input", "Asks two things at once.", _asks_two),
-    _tool("test_tool_with_task", "Asks before it begins its work.", _confirmed),
+    _tool("test_tool_with_task", "Asks before it begins its work, which takes its time.", _greets_late),
 ]
