@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from django.db import connection
 
 from access import tokens
 from access.models import Grant, Role, User
+from bench.conformance.driver import Person
 from gateway.app import Gateway
 from gateway.tests.conftest import in_thread, records, until
 from gateway.tests.test_reads import ask
@@ -34,6 +36,11 @@ from mcpsite.tests.upstreams.servers import (
     everything,
     local_servers,
 )
+from tools.connectors.base import Context, Source
+from tools.connectors.mcp import McpConnector
+from tools.connectors.mcp_headers import MirroringTool as McpTool
+from tools.connectors.registry import source_of
+from tools.egress import Egress, Rule
 from tools.launchers import read
 from tools.models import DataSource, EgressRule, Prompt, Resource, Tool, Toolset
 from tools.sync import sync_source
@@ -154,3 +161,15 @@ async def test_the_server_that_has_everything_is_used_over_the_network(
         token = await in_thread(let_in)
         async with gateway() as made:
             await ask_all(made, token, "everything", EVERYTHING_ASKED)
+        connector = McpConnector(await in_thread(source_of_everything), Egress([Rule.parse("127.0.0.1/32", None)]))
+        asked = Context(uuid.uuid4(), 20, "zoe", client=Person(answers_later=False))
+        filled_in = await connector.call(McpTool(name="trigger-elicitation-request"), {}, asked)
+        sampling = {"prompt": "Will it rain?", "maxTokens": 10}
+        sampled = await connector.call(McpTool(name="trigger-sampling-request"), sampling, asked)
+        await connector.close()
+    assert "User provided the requested information" in filled_in.content["content"][0]["text"]
+    assert '"text": "yes"' in sampled.content["content"][0]["text"]
+
+
+def source_of_everything() -> Source:
+    return source_of(DataSource.objects.get())
