@@ -1,4 +1,4 @@
-"""What an HTTP request must be before its body is worth parsing, and how an answer is sent (ASGI 3)."""
+"""What an HTTP request must be before its body is worth parsing (ASGI 3)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _PATH = re.compile(r"/mcp(?:/([a-z0-9][a-z0-9-]{0,47}))?/?")
-_JSON = (b"content-type", b"application/json")
 _KINDS_OF_JSON = (b"application/json", b"application/*", b"*/*")
 _NEVER = re.compile(rb"q=0(?:\.0{0,3})?")
 # A body may drip in, but not for ever.
@@ -146,12 +145,3 @@ def error_headers(error: WireError) -> list[tuple[bytes, bytes]]:
     if error.status == 405:
         return [(b"allow", b"POST")]
     return [(b"retry-after", str(error.retry_after).encode())] if error.retry_after else []
-
-
-async def respond(send: Send, status: int, body: bytes, request_id: str, extra: list[tuple[bytes, bytes]]) -> None:
-    """Send one whole answer."""
-    headers = [(b"content-length", b"%d" % len(body)), (b"x-request-id", request_id.encode()), *extra]
-    if body:
-        headers.append(_JSON)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

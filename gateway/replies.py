@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gateway.http import ASGIScope, Send, respond
+from gateway.http import ASGIScope, Send
 from tools import exact
 
 logger = logging.getLogger("gateway.replies")
@@ -20,6 +20,7 @@ _KEEP_ALIVE_SECONDS = 15.0
 _MOST_UNSENT = 1024 * 1024
 # When a client is to come back to a stream that it lost.
 _RETRY_MS = 1_000
+_JSON = (b"content-type", b"application/json")
 _HEADERS = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
@@ -124,7 +125,7 @@ class Reply:
 
     def withdraw(self) -> None:
         """The client wants no answer any more."""
-        if self._task is not None:
+        if self._task is not None and not self._is_over:
             self.is_withdrawn = True
             self._task.cancel()
 
@@ -170,6 +171,8 @@ class Reply:
         """Send a message as an event, under the id that it has already, if it has one. Never blocks: a client that
         leaves too much unread is left.
         """
+        if self._is_over:  # Who still speaks speaks to nobody.
+            return
         data = message if isinstance(message, bytes) else exact.written(message)
         self.open()
         if self.is_lost and (self.log is None or self._unwritten > _MOST_UNSENT):
@@ -186,13 +189,18 @@ class Reply:
 
     async def finish(self, status: int, body: bytes, extra: list[tuple[bytes, bytes]]) -> int:
         """Send the result: the whole answer, or the last event. Returns the status that was sent."""
-        self._task, self._is_over = None, True
+        self._is_over = True
         if self._connection is not None:
             self._connection.when_lost = None
         if self._opening is not None:
             self._opening.cancel()
         if not self.is_open:
-            await respond(self._send, status, body, self._request_id, [*self.headers, *extra])
+            headers = [(b"content-length", b"%d" % len(body)), (b"x-request-id", self._request_id.encode()), *extra]
+            headers += self.headers
+            if body:
+                headers.append(_JSON)
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": body})
             return status
         self._streams.discard(self)
         if body:

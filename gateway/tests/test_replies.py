@@ -90,6 +90,8 @@ async def test_the_first_event_opens_a_stream_whose_last_event_is_the_answer(wir
     assert wire.text == 'event: message\ndata: {"method":"a"}\n\nevent: message\ndata: {"error":1}\n\n'
     assert wire.sent[-1] == {"type": "http.response.body", "body": b""}
     assert len(streams) == 0
+    reply.event({"method": "late"})
+    assert reply._writer is None
 
 
 async def test_silent_streams_are_kept_alive(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
