@@ -9,29 +9,36 @@ ARGS ?=
 CLIENTS := mcpsite/tests/clients
 UPSTREAMS := mcpsite/tests/upstreams
 CONFORMANCE := bench/conformance
+PARTS := test-mcpsite test-pages test-audit test-gateway test-tools
 
-.PHONY: programs run test test-first test-rest check lock bench fuzz conformance tamper chaos screenshots clean
+.PHONY: programs run test $(PARTS) check lock bench fuzz conformance tamper chaos screenshots clean
 
 # Everything, as one process tree, from a bare machine. exec: Ctrl-C reaches it once, and so does make's SIGTERM.
 run: .venv/.installed
 	@exec $(BIN)/python manage.py up $(ARGS)
 
-test: programs .venv/.installed-dev $(CLIENTS)/node_modules/.installed .venv-mcp1/.installed .venv-fastmcp/.installed \
-		$(UPSTREAMS)/node_modules/.installed .venv-upstreams/.installed
+# In parts, two at a time, each with engines of its own: the longest first, so that both end at about the same time.
+FOR_UPSTREAMS := $(UPSTREAMS)/node_modules/.installed .venv-upstreams/.installed
+FOR_CLIENTS := $(CLIENTS)/node_modules/.installed .venv-mcp1/.installed .venv-fastmcp/.installed
+
 ifeq ($(ARGS)$(DATABASE_URL)$(REDIS_URL),)
-	@$(MAKE) --no-print-directory --jobs=2 test-first test-rest
+test: programs .venv/.installed-dev
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going $(PARTS)
 else
+test: programs .venv/.installed-dev $(FOR_UPSTREAMS) $(FOR_CLIENTS)
 	@exec $(BIN)/python -m pytest $(ARGS)
 endif
 
-# Two halves side by side, each with engines of its own.
-test-first:
-	@$(BIN)/python -m pytest -q -p no:cacheprovider audit keyring
-	@$(BIN)/python -m pytest -q -p no:cacheprovider access gateway mcpsite/tests/browser mcpsite/tests/clients
+test-mcpsite: TESTS := mcpsite --ignore=mcpsite/tests/browser --ignore=mcpsite/tests/clients
+test-mcpsite: $(FOR_UPSTREAMS)
+test-pages: TESTS := mcpsite/tests/browser mcpsite/tests/clients
+test-pages: $(FOR_CLIENTS)
+test-audit: TESTS := audit keyring
+test-gateway: TESTS := gateway access
+test-tools: TESTS := tools agents
 
-test-rest:
-	@$(BIN)/python -m pytest -q -p no:cacheprovider tools agents mcpsite \
-		--ignore=mcpsite/tests/browser --ignore=mcpsite/tests/clients
+$(PARTS): .venv/.installed-dev
+	@$(BIN)/python -m pytest -q -p no:cacheprovider $(TESTS)
 
 # What `check --deploy` looks at: the settings of an installation behind HTTPS. The secrets are of no use to anyone.
 PRODUCTION := env -u MCPSITE_DATA \
