@@ -21,8 +21,9 @@ import orjson
 from bench.measure import Generator, Measurement, Target, idle, measure
 from bench.processes import BenchError, Stage
 from bench.report import Goal, Medians, goals, goals_table, ledger_table, medians, table
-from bench.targets import NAMES, start_all
+from bench.targets import LISTS, NAMES, start_all
 
+_ALL = (*NAMES, *LISTS)
 _QUIET = 0.1
 _SETTLE_SECONDS = 10.0
 _DISTURBED = ": compare the columns with each other, and repeat it on a quiet machine for the figures"
@@ -33,7 +34,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=1.5, help="length of one measurement (default %(default)s)")
     parser.add_argument("--warmup", type=float, default=0.5, help="calls before it that do not count, in seconds")
     parser.add_argument("--rounds", type=int, default=5, help="medians are over so many (default %(default)s)")
-    parser.add_argument("--targets", type=_names, default=list(NAMES), help=f"some of {','.join(NAMES)}")
+    parser.add_argument("--targets", type=_names, default=list(NAMES), help=f"some of {','.join(_ALL)}")
+    parser.add_argument("--tools", type=int, default=1, help="tools that the upstream has, all granted (default 1)")
     parser.add_argument("--connections", type=_numbers, default=[1, 8, 32], help="default 1,8,32")
     parser.add_argument("--idle", type=float, default=60, help="seconds without a call; 0: none (default %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every measurement there")
@@ -42,8 +44,8 @@ def _options() -> argparse.Namespace:
 
 def _names(value: str) -> list[str]:
     names = value.split(",")
-    if unknown := set(names) - set(NAMES):
-        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}")
+    if unknown := set(names) - set(_ALL):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))}: choose from {', '.join(_ALL)}")
     return names
 
 
@@ -53,7 +55,7 @@ def _numbers(value: str) -> list[int]:
 
 def _measure_all(stage: Stage, options: argparse.Namespace) -> tuple[list[Target], list[Measurement], Goal]:
     generator = Generator(stage)
-    targets = start_all(stage, generator, options.targets)
+    targets = start_all(stage, generator, options.targets, options.tools)
     resting = Goal("CPU ms a second of an idle site, engines included", _rest(targets, options.idle), 15)
     found: list[Measurement] = []
     for number in range(options.rounds):

@@ -16,7 +16,7 @@ def _setup() -> None:
 
 
 def configure(upstream: str) -> str:
-    """Discover the tools of `upstream` and return a token that may call `echo`."""
+    """Discover the tools of `upstream` and return a token that may call all of them."""
     from access import tokens
     from access.models import Grant, Role, User
     from tools.models import DataSource, EgressRule, Tool
@@ -30,7 +30,8 @@ def configure(upstream: str) -> str:
     tool.save(update_fields=["effect"])
     role = Role(name="bench")
     role.save()
-    Grant.objects.create(role=role, tool=tool, calls_per_minute=10_000_000)
+    for granted in Tool.objects.filter(source=source):
+        Grant.objects.create(role=role, tool=granted, calls_per_minute=10_000_000)
     user = User.objects.create(username="bench", is_service=True)
     user.groups.add(role)
     return tokens.issue(user, name="bench", scopes=["tools"])[1]

@@ -1,4 +1,4 @@
-"""The upstream of every measurement: an MCP server with one tool, so cheap that what stands before it shows."""
+"""The upstream of every measurement: an MCP server with one tool or many, so cheap that what stands before it shows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from uvicorn._types import ASGIReceiveCallable, ASGISendCallable, Scope
 MODERN = "2026-07-28"
 LEGACY = "2025-11-25"
 
-_TOOLS = (
-    b'[{"name":"echo","description":"Returns the text that it is given.","inputSchema":{"type":"object",'
-    b'"properties":{"text":{"type":"string"}},"required":["text"]},"annotations":{"readOnlyHint":true}}]'
+_TOOL = (
+    b'{"name":"%b","description":"Returns the text that it is given.","inputSchema":{"type":"object",'
+    b'"properties":{"text":{"type":"string"}},"required":["text"]},"annotations":{"readOnlyHint":true}}'
 )
 _SERVER_INFO = b'{"name":"echo","version":"1"}'
 _META = b'"_meta":{"io.modelcontextprotocol/serverInfo":' + _SERVER_INFO + b"}"
@@ -33,11 +33,16 @@ _JSON = (b"content-type", b"application/json")
 
 
 async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    """Answer one MCP message at any path: both eras (basic/transports of 2026-07-28 and of 2025-11-25), no sessions."""
+    """Answer one MCP message: both eras (basic/transports of 2026-07-28 and of 2025-11-25), no sessions.
+
+    The path is any; it may end with how many tools there are.
+    """
     assert scope["type"] == "http"
     if scope["method"] != "POST":
         return await _respond(send, 405, b"")
-    status, body = answer(await read_body(receive), _is_modern(scope["headers"]))
+    count = scope["path"].rpartition("/")[2]
+    tools = int(count) if count.isdecimal() else 1
+    status, body = answer(await read_body(receive), _is_modern(scope["headers"]), tools)
     return await _respond(send, status, body)
 
 
@@ -57,20 +62,21 @@ async def read_body(receive: ASGIReceiveCallable) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def answer(body: bytes, modern: bool) -> tuple[int, bytes]:
+def answer(body: bytes, modern: bool, tools: int = 1) -> tuple[int, bytes]:
     """HTTP status and JSON-RPC answer (empty for a notification) to the message in `body`."""
     message = orjson.loads(body)
     if "id" not in message:
         return 202, b""
-    status, member = _member(message.get("method"), message.get("params") or {}, modern)
+    status, member = _member(message.get("method"), message.get("params") or {}, modern, tools)
     return status, b'{"jsonrpc":"2.0","id":' + orjson.dumps(message["id"]) + b"," + member + b"}"
 
 
-def _member(method: object, params: dict[str, Any], modern: bool) -> tuple[int, bytes]:
+def _member(method: object, params: dict[str, Any], modern: bool, tools: int) -> tuple[int, bytes]:
     if method == "tools/call":
         return _called(params, modern)
     if method == "tools/list":
-        return 200, b'"result":{"tools":' + _TOOLS + (_MODERN_LIST if modern else b"}")
+        listed = b",".join(_TOOL % name for name in (b"echo", *(b"other_%03d" % number for number in range(1, tools))))
+        return 200, b'"result":{"tools":[' + listed + b"]" + (_MODERN_LIST if modern else b"}")
     if method == "server/discover" and modern:
         return 200, b'"result":' + _DISCOVERED
     if method == "initialize" and not modern:

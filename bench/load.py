@@ -39,6 +39,8 @@ class Job:
     path: str = "/mcp"
     headers: dict[str, str] = field(default_factory=dict)
     era: Literal["modern", "legacy"] = "modern"
+    # Whether the tools are listed, rather than one of them called.
+    lists: bool = False
     connections: int = 1
     seconds: float = 1.0
     warmup_seconds: float = 0.5
@@ -62,11 +64,13 @@ class Requests:
     """Makes the calls of one job, each with a text of its own, as the bytes of HTTP requests."""
 
     def __init__(self, job: Job) -> None:
-        self._job = job
+        self._job, self.lists = job, job.lists
         self._next = _FIRST_ID
         self._before = b'{"jsonrpc":"2.0","id":'
         self._middle = b',"method":"tools/call","params":{"name":"echo","arguments":{"text":"call '
         self._after = b'"}' + (_META if job.era == "modern" else b"") + b"}}"
+        if job.lists:
+            self._middle = b',"method":"tools/list","params":{"x-call":{"text":"call '
 
     def head(self, session: str = "") -> bytes:
         """What stands before the body of every call of one connection."""
@@ -105,21 +109,22 @@ def head(job: Job, length: int, session: str = "") -> bytes:
         "MCP-Protocol-Version": MODERN if job.era == "modern" else LEGACY,
     }
     if job.era == "modern":
-        headers |= {"Mcp-Method": "tools/call", "Mcp-Name": "echo"}
+        headers |= {"Mcp-Method": "tools/list"} if job.lists else {"Mcp-Method": "tools/call", "Mcp-Name": "echo"}
     if session:
         headers["Mcp-Session-Id"] = session
     lines = [f"POST {job.path} HTTP/1.1", *(f"{name}: {value}" for name, value in (headers | job.headers).items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
-def problem(number: int, status: int, body: bytes, sse: bool) -> str | None:
+def problem(number: int, status: int, body: bytes, sse: bool, lists: bool = False) -> str | None:
     """Why the answer is not the right one to call `number`, or None when it is."""
     if status != 200:
         return f"HTTP {status}: {body[:300]!r}"
     try:
         message = _from_events(body, number) if sse else orjson.loads(body)
         result = message["result"]
-        right = message["id"] == number and result["content"][0]["text"] == f"call {number}"
+        said = result["tools"][0]["name"] == "echo" if lists else result["content"][0]["text"] == f"call {number}"
+        right = message["id"] == number and said
         if right and not result.get("isError"):
             return None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
@@ -201,7 +206,9 @@ class _Connection(asyncio.Protocol):
             status, body = self._parser.get_status_code(), b"".join(self._chunks)
             self._run.broken(f"the connection is not kept open after HTTP {status}: {body[:300]!r}")
             return
-        wrong = problem(self._number, self._parser.get_status_code(), b"".join(self._chunks), self._sse)
+        wrong = problem(
+            self._number, self._parser.get_status_code(), b"".join(self._chunks), self._sse, self._run.requests.lists
+        )
         if self._run.answered(now - self._sent, now, wrong):
             self.call()
 
@@ -219,7 +226,7 @@ class Run:
 
     def __init__(self, job: Job) -> None:
         self.requests = Requests(job)
-        self._job = job
+        self._job, self.lists = job, job.lists
         self._connections: list[_Connection] = []
         self._latencies = array("d")
         self._failures: list[str] = []

@@ -25,6 +25,7 @@ class Target:
     path: str = "/mcp"
     headers: tuple[tuple[str, str], ...] = ()
     era: Literal["modern", "legacy"] = "modern"
+    lists: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,7 @@ def measure(
         path=target.path,
         headers=dict(target.headers),
         era=target.era,
+        lists=target.lists,
         connections=connections,
         seconds=seconds,
         warmup_seconds=warmup_seconds,

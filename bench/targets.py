@@ -25,12 +25,15 @@ _SITE_SECONDS = 180.0
 _POLICY_SECONDS = 10.0
 
 NAMES = ("direct", "bare", "mcpsite", "mcpsite-legacy", "mcpsite-unrecorded", "fastmcp", "fastmcp-shared")
+# Measured when they are named: the list of tools instead of a call.
+LISTS = ("mcpsite-list", "mcpsite-list-legacy")
+_OF_SITE = ("mcpsite-legacy", *LISTS)
 
 
-def start_all(stage: Stage, generator: Generator, names: list[str]) -> list[Target]:
-    """Start the echo server and what is named; raises BenchError."""
+def start_all(stage: Stage, generator: Generator, names: list[str], tools: int = 1) -> list[Target]:
+    """Start the echo server with so many tools, and what is named; raises BenchError."""
     echo = _start_echo(stage)
-    upstream = f"http://127.0.0.1:{echo.port}{echo.path}"
+    upstream = f"http://127.0.0.1:{echo.port}{echo.path}/{tools}"
     starters: dict[str, Callable[[], list[Target]]] = {
         "direct": lambda: [echo],
         "bare": lambda: [_start_bare(stage, upstream)],
@@ -39,7 +42,7 @@ def start_all(stage: Stage, generator: Generator, names: list[str]) -> list[Targ
         "fastmcp": lambda: [_start_fastmcp(stage, upstream, shared=False)],
         "fastmcp-shared": lambda: [_start_fastmcp(stage, upstream, shared=True)],
     }
-    wanted = {"mcpsite" if name == "mcpsite-legacy" else name for name in names}
+    wanted = {"mcpsite" if name in _OF_SITE else name for name in names}
     started = [target for name, start in starters.items() if name in wanted for target in start()]
     return [target for target in started if target.name in names]
 
@@ -105,7 +108,10 @@ def _run(*command: str) -> str:
 def _start_recorded(stage: Stage, generator: Generator, upstream: str) -> list[Target]:
     what = "everything on: token, grant, budget, argument check, durable record; one web worker"
     modern = _start_site(stage, generator, upstream, "mcpsite", what, str(_ROOT / "manage.py"))
-    return [modern, replace(modern, name="mcpsite-legacy", what="the same called as 2025-11-25", era="legacy")]
+    legacy = replace(modern, name="mcpsite-legacy", what="the same called as 2025-11-25", era="legacy")
+    lists = [replace(modern, name=LISTS[0], what="the list of its tools", lists=True)]
+    lists.append(replace(legacy, name=LISTS[1], what="the list of its tools, as 2025-11-25", lists=True))
+    return [modern, legacy, *lists]
 
 
 def _start_unrecorded(stage: Stage, generator: Generator, upstream: str) -> Target:

@@ -151,3 +151,10 @@ def test_the_cost_of_the_ledger_is_what_calls_cost_more_with_it():
     assert ledger_table(results).splitlines()[2].count("0.200") == 6
     added = {goal.work: goal for goal in goals(results)}["CPU ms that the ledger adds to a call, c=1"]
     assert (round(added.value or 0, 3), added.verdict) == (0.2, "reached")
+
+
+def test_a_list_is_right_when_it_begins_with_the_tool_that_is_called():
+    listed = b'{"jsonrpc":"2.0","id":7,"result":{"tools":[{"name":"echo"},{"name":"other_001"}]}}'
+    assert problem(7, 200, listed, False, lists=True) is None
+    for wrong in (listed.replace(b'"echo"', b'"other"'), b'{"id":7,"result":{"tools":[]}}', listed.replace(b"7", b"8")):
+        assert problem(7, 200, wrong, False, lists=True)
