@@ -109,23 +109,18 @@ class McpHearing(McpCore):
             self._adjust_soon(0)
 
     async def watch(self, uri: str) -> None:
-        """See `Connector.watch`. Raises ConnectorError."""
-        is_new = uri not in self._wanted
+        """See `Connector.watch`. It stays wanted until `unwatch`, also when this fails. Raises ConnectorError."""
         self._wanted.add(uri)
-        try:
-            if uri not in self._heard:
-                await self._within(self.source.timeout_seconds, self._adjust())
-            if uri not in self._heard:
-                raise Deaf
-        except BaseException:
-            if is_new:
-                self._wanted.discard(uri)
-            raise
+        # What is under way may be just about to do without it.
+        if uri not in self._heard or self._adjusting.locked():
+            await self._within(self.source.timeout_seconds, self._adjust())
+        if uri not in self._heard:
+            raise Deaf
 
     def unwatch(self, uri: str) -> None:
         """See `Connector.unwatch`."""
         self._wanted.discard(uri)
-        if uri in self._heard and self._ear is not None:
+        if self._ear is not None and (uri in self._heard or self._adjusting.locked()):
             self._adjust_soon(0)
 
     async def request(self, method: str, params: dict[str, Any], context: Context) -> Result:
@@ -240,7 +235,7 @@ class McpHearing(McpCore):
             raise
         self._put_through(line, (greeting, wanted))
         uris = granted.get(_RESOURCES)
-        self._heard = set(uris) & self._wanted if isinstance(uris, list) else set()
+        self._heard = {uri for uri in uris if isinstance(uri, str)} if isinstance(uris, list) else set()
 
     async def _acknowledged(self, line: Line) -> dict[str, Any]:
         assert line.identifier is not None

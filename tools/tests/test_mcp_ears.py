@@ -156,7 +156,24 @@ async def test_a_resource_is_watched_as_long_as_somebody_does(era: Era, monkeypa
         await until(lambda: talker.subscribed == {"a://1"})
         with pytest.raises(ConnectorError, match="does not tell"):
             await connector.watch("a://never")
+        connector.unwatch("a://never")
         assert talker.subscribed == {"a://1"}
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_who_comes_while_another_one_goes_is_not_forgotten(era: Era) -> None:
+    async with listening(era) as (connector, talker, ear):
+        await connector.watch("a://1")
+        await until(lambda: not connector._tasks and not connector._again)
+        connector.unwatch("a://1")
+        async with asyncio.timeout(5):
+            while not connector._adjusting.locked():
+                await asyncio.sleep(0)
+        await connector.watch("a://1")
+        await until(lambda: not connector._tasks and not connector._again)
+        assert talker.subscribed == {"a://1"}
+        await talker.say("resources/updated", uri="a://1")
+        await until(lambda: ear.heard == ["a://1"])
 
 
 @pytest.mark.parametrize(
