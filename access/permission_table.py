@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 
 STANDARD = ("view", "add", "change", "delete")
 # In the order of the sidebar; permissions of other packages come last, folded away.
-_OURS = ("tools", "access", "agents", "audit", "procrastinate")
+_OURS = ("tools", "gateway", "access", "agents", "audit", "procrastinate")
 
 
 @dataclass

@@ -94,7 +94,7 @@ class Task(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.tool} {self.call_id}"
+        return f"Task of {self.tool}"
 
     @property
     def is_finished(self) -> bool:

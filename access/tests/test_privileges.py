@@ -66,7 +66,7 @@ def test_what_nobody_could_do_is_not_offered(name):
 
 def test_every_permission_that_is_offered_belongs_to_something_with_a_list():
     apps = {name.partition(".")[0] for name in names(meaningful_permissions())}
-    assert apps == {"tools", "access", "audit", "agents", "procrastinate"}
+    assert apps == {"tools", "gateway", "access", "audit", "agents", "procrastinate"}
 
 
 def test_the_standard_roles_hold_what_means_something():

@@ -40,7 +40,7 @@ def titles(request) -> dict[str, list[str]]:
 
 def test_a_superuser_finds_every_list_by_job():
     found = titles(request_of(is_superuser=True))
-    assert found["Catalogue"] == ["Data sources", "Tools", "Prompts", "Resources", "Toolsets", "Egress rules"]
+    assert found["Catalogue"] == ["Data sources", "Tools", "Prompts", "Resources", "Toolsets", "Tasks", "Egress rules"]
     assert found["Access"][:5] == ["Users", "Service accounts", "Roles", "Grants", "API tokens"]
     assert found["Audit"][:2] == ["Overview", "Records"]
     assert found["System"][-1] == "API documentation"
