@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 
+import httpx2
 from fastmcp import Client
 from fastmcp.client.transports import StreamableHttpTransport
 from mcp.shared.exceptions import MCPError
@@ -46,17 +47,24 @@ async def be_asked(task, transport):
 
 
 async def visit(task):
+    statuses = []
+
+    async def note(response):
+        statuses.append(response.status_code)
+
+    def client(**options):
+        return httpx2.AsyncClient(event_hooks={"response": [note]}, **options)
+
+    headers = {"Authorization": f"Bearer {task['token']}"} if task["token"] else {}
     try:
-        return await talk(task)
-    except MCPError as error:
-        if "A valid token is needed" not in error.error.message:
+        return await talk(task, StreamableHttpTransport(task["url"], headers=headers, httpx_client_factory=client))
+    except MCPError:
+        if set(statuses) != {401}:
             raise
         return {"turned_away": 401}
 
 
-async def talk(task):
-    headers = {"Authorization": f"Bearer {task['token']}"} if task["token"] else {}
-    transport = StreamableHttpTransport(task["url"], headers=headers)
+async def talk(task, transport):
     if "asking" in task:
         return await be_asked(task, transport)
     async with Client(transport, mode=task["mode"]) as client:
