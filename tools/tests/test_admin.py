@@ -41,7 +41,8 @@ def source_form(**values):
 def tool_form(**values):
     spec = {"option_title": "Find", "option_description": "Finds a customer", "option_parameters": "[]"}
     inline = {"versions-TOTAL_FORMS": "0", "versions-INITIAL_FORMS": "0"}
-    return {"name": "find", "effect": "read", "tags": "support", "enabled": "on", **spec, **inline, **values}
+    tool = {"name": "find", "effect": "read", "as_task": "slow", "tags": "support", "enabled": "on"}
+    return {**tool, **spec, **inline, **values}
 
 
 def make_source(**values) -> DataSource:

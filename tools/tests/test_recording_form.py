@@ -48,7 +48,7 @@ def address(tool: Tool) -> str:
 
 def filled(tool: Tool, **values: Any) -> dict[str, Any]:
     rows = {"versions-TOTAL_FORMS": 0, "versions-INITIAL_FORMS": 0}
-    return {"name": tool.name, "effect": "read", "tags": "", "enabled": "on", **rows, **values}
+    return {"name": tool.name, "effect": "read", "as_task": tool.as_task, "tags": "", "enabled": "on", **rows, **values}
 
 
 def test_each_argument_has_a_choice_and_a_source_only_the_rest() -> None:
