@@ -136,6 +136,9 @@ class Ledger:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._disconnect()
         await self._leave()
+        for pending in last:
+            if pending.written and pending.written.done():
+                pending.written.exception()  # nobody else waits for these
 
     @property
     def spooled(self) -> int:
