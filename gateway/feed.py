@@ -92,8 +92,8 @@ class Feed:
             await connection.execute(f"LISTEN {CHANNEL}")
             await self._reload()
             while True:
-                async for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
-                    # Changes come in bursts: one load serves them all.
+                # Changes come in bursts: one load serves them all, however many were told of at once.
+                if [told async for told in connection.notifies(timeout=_POLL_SECONDS, stop_after=1)]:
                     await asyncio.sleep(_BURST_SECONDS)
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     cursor = await connection.execute("SELECT version FROM access_policyversion")

@@ -268,6 +268,19 @@ async def test_a_lost_notification_is_made_good_within_five_seconds(gateway: Gat
     assert (await call(gateway, company.token, "echo")).error["message"] == "Unknown tool: echo"
 
 
+async def test_a_thousand_changes_at_once_are_heard_as_one(gateway: Gateway, company: Company) -> None:
+    def at_once() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify('mcpsite_policy', n::text) FROM generate_series(1, 1000) AS n")
+        Grant.objects.all().delete()
+
+    assert gateway.feed.snapshot is not None
+    before = gateway.feed.snapshot.version
+    await in_thread(at_once)
+    await until(lambda: gateway.feed.snapshot.version > before, seconds=10)
+    assert (await call(gateway, company.token, "echo")).error["message"] == "Unknown tool: echo"
+
+
 async def test_who_listens_sleeps_until_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[float] = []
     wait = psycopg.waiting.wait_async
