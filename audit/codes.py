@@ -53,6 +53,10 @@ MEANINGS: Mapping[str, str] = {
     "malformed": (
         "the request was no call that could be read: bad JSON, headers that differ from the body, a wrong shape"
     ),
+    "refused_unread": (
+        "a request at `/mcp` that was refused before it was read: for its path, host, origin, method, types, or a"
+        " header that occurs twice; one record an address and minute says why"
+    ),
     "ledger_unavailable": "the record could not be made durable, so nothing is answered (503)",
     "outcome_unknown": "the tool was called, and its outcome could not be recorded in time (503)",
     "sessions_unavailable": "what needs the session of a client of an older revision, and Redis does not answer (503)",

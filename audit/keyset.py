@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +17,8 @@ from audit.theme import BaseChangeList, BasePaginator
 OLDER, NEWER = "older_than", "newer_than"
 _PATIENCE_MS = 5_000
 
-Place = tuple[datetime, int]
+# The time of a row, and its key as an address has it.
+Place = tuple[datetime, str]
 
 
 class KeysetPaginator(BasePaginator):
@@ -31,11 +33,14 @@ class KeysetPaginator(BasePaginator):
 
 
 class KeysetChangeList(BaseChangeList):
-    """Newest first by `at` and `id`; `older_than` and `newer_than` are ids. No other order, no page numbers, no counts.
+    """Newest first by `moment` and `id`; `older_than` and `newer_than` are ids. No other order, no numbers, no counts.
 
-    `too_slow` says that the rows were not found in time.
+    An index on both columns is what makes it fast. `too_slow` says that the rows were not found in time.
     """
 
+    moment = "at"
+    # What may be an id.
+    keys = re.compile("[0-9]{1,18}")
     too_slow = False
 
     def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> Any:
@@ -48,7 +53,7 @@ class KeysetChangeList(BaseChangeList):
 
     def get_ordering(self, request: HttpRequest, queryset: Any) -> list[Any]:
         """By time only: another column would need an index."""
-        return ["-at", "-id"]
+        return [f"-{self.moment}", "-id"]
 
     def get_results(self, request: HttpRequest) -> None:
         """One page and whether there is more on either side."""
@@ -60,34 +65,37 @@ class KeysetChangeList(BaseChangeList):
             rows, more_newer, more_older, self.too_slow = [], False, False, True
         self._show(request, rows, more_newer, more_older)
 
-    def _page(
-        self, older: tuple[datetime, int] | None, newer: tuple[datetime, int] | None
-    ) -> tuple[list[Any], bool, bool]:
+    def _page(self, older: Place | None, newer: Place | None) -> tuple[list[Any], bool, bool]:
         most = self.list_per_page
         if newer is not None:
-            at, key = newer
-            after = Q(at__gt=at) | Q(at=at, id__gt=key)
-            rows = list(self.queryset.filter(after, at__gte=at).order_by("at", "id")[: most + 1])
+            rows = list(self.queryset.filter(self._beyond(newer, "gt")).order_by(self.moment, "id")[: most + 1])
             return rows[:most][::-1], len(rows) > most, True
         page = self.queryset
         if older is not None:
-            at, key = older
-            page = page.filter(Q(at__lt=at) | Q(at=at, id__lt=key), at__lte=at)
+            page = page.filter(self._beyond(older, "lt"))
         rows = list(page[: most + 1])
         return rows[:most], older is not None, len(rows) > most
 
+    def _beyond(self, place: Place, way: str) -> Q:
+        at, key = place
+        equal = Q(**{self.moment: at, f"id__{way}": key})
+        # The last condition alone lets an index find the beginning.
+        return (Q(**{f"{self.moment}__{way}": at}) | equal) & Q(**{f"{self.moment}__{way}e": at})
+
     def _place(self, name: str) -> Place | None:
-        """Time and id of the record that the cursor names. Raises IncorrectLookupParameters when there is none."""
+        """Time and id of the row that the cursor names. Raises IncorrectLookupParameters when there is none."""
         value = self.params.get(name)
         if value is None:
             return None
-        number = int(value) if value.isascii() and value.isdecimal() and len(value) < 19 else -1
-        at = self.root_queryset.filter(pk=number).order_by().values_list("at", flat=True).first()
+        at = None
+        if self.keys.fullmatch(value):
+            at = self.root_queryset.filter(pk=value).order_by().values_list(self.moment, flat=True).first()
         if at is None:
+            what, whats = self.opts.verbose_name, self.opts.verbose_name_plural
             raise IncorrectLookupParameters(
-                f"There is no record to go on from under `{name}`: these are the newest records, unfiltered."
+                f"There is no {what} to go on from under `{name}`: these are the newest {whats}, unfiltered."
             )
-        return at, number
+        return at, value
 
     def _show(self, request: HttpRequest, rows: list[Any], more_newer: bool, more_older: bool) -> None:
         self.result_list = rows

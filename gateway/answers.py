@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence, Set
 from typing import Any
@@ -232,6 +233,13 @@ def refused(message: Message, refusal: Refused) -> bytes:
         raise WireError(wire.UNAVAILABLE, str(refusal), status=200, data=ids)
     result = {"content": [{"type": "text", "text": str(refusal)}], "isError": True}
     return _dressed(message, orjson.dumps(result), ids)
+
+
+def too_many_refusals(wait_seconds: float, identifier: wire.Id) -> WireError:
+    """What is said in place of another refusal that cannot be put on record now."""
+    said = f"Too many calls of yours are refused. Try again in {wait_seconds:.1f} s."
+    data, later = {CODE: "too_many_refusals"}, math.ceil(wait_seconds)
+    return WireError(wire.UNAVAILABLE, said, status=429, data=data, identifier=identifier, retry_after=later)
 
 
 def _dressed(

@@ -94,7 +94,7 @@ class Gateway:
         self.hearing = Hearing(self.connectors, hears=program == "web")
         self.listening = self.hearing.listening
         self.subscriptions = Subscriptions(self.hearing, self.sessions, self.mail, self._subscribe)
-        self.legacy.attend = self.subscriptions.attend
+        self.legacy.attend, self.legacy.admit = self.subscriptions.attend, self.subscriptions.admit
         # Of each era: what serves a method.
         self.methods: Mapping[bool, dict[str, Handler]] = {
             True: {
@@ -135,6 +135,7 @@ class Gateway:
     def wind_up(self) -> None:
         """End what would go on for ever: the process is going to stop when all requests have their answer."""
         self.listening.close()
+        self.legacy.close()
 
     async def stop(self) -> None:
         """Finish what is under way, then disconnect."""
@@ -174,6 +175,7 @@ class Gateway:
         request_id = os.urandom(16).hex()
         extra: list[tuple[bytes, bytes]] = []
         reply = Reply(self.streams, scope, send, request_id)
+        visit: Visit | None = None
         try:
             visit = self._admit(scope, request_id)
             if scope["method"] == "POST":
@@ -189,6 +191,8 @@ class Gateway:
                 raise
             status, body = 202, b""
         except WireError as error:
+            if visit is None:
+                await self._refuse_unread(scope, receive, error, request_id)
             status, body, extra = error.status, wire.error_body(error), http.error_headers(error)
         except Exception:
             logger.exception("the request %s at /mcp failed", request_id)
@@ -211,6 +215,12 @@ class Gateway:
         if toolset is not None and not answers.sees(snapshot, principal, toolset):
             raise WireError(wire.INVALID_REQUEST, f"There is no toolset {toolset!r} here.", status=404)
         return Visit(snapshot, principal, toolset, headers, address, request_id)
+
+    async def _refuse_unread(self, scope: ASGIScope, receive: Receive, error: WireError, request_id: str) -> None:
+        """Put it on record, and find out what the error answers."""
+        self.doorman.unread.refuse(scope, error, self.feed.current, request_id)
+        if scope["method"] == "POST":
+            error.identifier = await self.intake.identifier_of(receive, dict(scope["headers"]))
 
     async def _serve(self, visit: Visit, scope: ASGIScope, receive: Receive, reply: Reply) -> tuple[int, bytes]:
         try:
@@ -336,8 +346,14 @@ class Gateway:
         )
 
     async def _record_malformed(self, visit: Visit, message: Message | None, error: WireError) -> None:
-        """An attempt that never became a call is on record as well. Raises WireError when it cannot be."""
+        """An attempt that never became a call is on record as well, within the budget of refusals of its user. Raises
+        WireError when it cannot be.
+        """
         principal = visit.principal
+        wait, unrecorded = await self.pipeline.refusals.admit(principal.user_id)
+        if wait:
+            raise answers.too_many_refusals(wait, error.identifier) from error
+        told = {"message": error.message[:2000], "error": error.code}
         named = (message.params.get("name") or message.params.get("uri")) if message else None
         entry = Entry(
             kind="invalid",
@@ -354,7 +370,7 @@ class Gateway:
             tool=named if isinstance(named, str) else None,
             policy_version=visit.snapshot.version,
             request_id=visit.request_id,
-            detail=orjson.dumps({"message": error.message[:2000], "error": error.code}).decode(),
+            detail=orjson.dumps(told | ({"unrecorded_before": unrecorded} if unrecorded else {})).decode(),
         )
         try:
             await self.ledger.write(entry, INTENT_SECONDS)

@@ -16,6 +16,7 @@ from access.tokens import InvalidToken, shown
 from audit.floods import source_of, turned_away
 from audit.ledger import Entry, Ledger
 from gateway import wire
+from gateway.unread import Unread
 from gateway.wire import WireError
 
 logger = logging.getLogger("gateway.auth")
@@ -34,11 +35,15 @@ def bearer_of(headers: wire.Headers) -> str:
 
 
 class Doorman:
-    """Admits principals. Notes the last use of tokens every few seconds, away from the call path."""
+    """Admits principals. Notes the last use of tokens every few seconds, away from the call path.
+
+    `unread` takes what is refused for another reason before it is read.
+    """
 
     def __init__(self, conninfo: str, ledger: Ledger) -> None:
         self._conninfo = conninfo
         self._ledger = ledger
+        self.unread = Unread(ledger)
         self._used: dict[uuid.UUID, tuple[float, str]] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -83,6 +88,7 @@ class Doorman:
 
     def _tell_counted(self, *, at_once: bool = False) -> None:
         """Record what was only counted, by whatever door it came, when its minute is over."""
+        self.unread.tell_counted(at_once=at_once)
         for source, times, sources in turned_away().counted(at_once=at_once):
             told = {"unrecorded_before": times} | ({} if source else {"addresses": sources})
             detail = orjson.dumps(told).decode()

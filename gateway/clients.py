@@ -10,11 +10,12 @@ from typing import Any
 import orjson
 
 from gateway import wire
+from gateway.http import takes_events
 from gateway.questions import Questions
 from gateway.replies import Reply
 from gateway.sessions import Session
 from gateway.visits import Visit
-from gateway.wire import Headers, Id, Message, WireError
+from gateway.wire import Id, Message, WireError
 from tools import exact
 from tools.connectors.base import Client, ClientError
 
@@ -135,7 +136,7 @@ def peer_of(message: Message, visit: Visit, reply: Reply, questions: Questions) 
     session = None if message.modern else visit.session
     if not message.capabilities and not message.wants_news and session is None:
         return None
-    stream = reply if _takes_events(visit.headers) else None
+    stream = reply if takes_events(visit.headers) else None
     if session is not None and stream is not None:
         return LegacyClient(session, questions, stream, message.progress_token)
     capabilities = message.capabilities if message.modern else _NOTHING
@@ -146,11 +147,6 @@ def peer_of(message: Message, visit: Visit, reply: Reply, questions: Questions) 
     told = Told(capabilities, stream, token, level)
     told.answers_later = message.modern
     return told
-
-
-def _takes_events(headers: Headers) -> bool:
-    accept = headers.get(b"accept", b"*/*")
-    return b"text/event-stream" in accept or b"*/*" in accept or b"text/*" in accept
 
 
 def _level_of(message: Message) -> str | None:

@@ -22,7 +22,7 @@ from gateway.sources import Connectors
 from tools.connectors.base import Connector, ConnectorError, Offer, Source
 from tools.connectors.registry import connector_class, source_of
 from tools.models import DataSource
-from tools.synchronisation import SyncFailed, SyncRefused, synchronise
+from tools.synchronisation import SyncFailed, SyncRefused, ask_to_look, synchronise
 
 logger = logging.getLogger("gateway.hearing")
 
@@ -66,6 +66,10 @@ class _Ear:
     pace: Pace = field(default_factory=Pace)
     is_due: bool = False
     failures: int = 0
+
+    def began(self) -> None:
+        """While the site was down, the source may have come to offer something else."""
+        self.hearing.start(asyncio.to_thread(_look, self.entry.source))
 
     def lists_changed(self) -> None:
         """The source offers something else."""
@@ -191,6 +195,17 @@ def _take(source: Source, offers: list[Offer] | ConnectorError) -> _Went:
             logger.warning("%s says that it changed, and could not be synchronised: %s", row.name, error)
             return "failed"
         return "settled"
+    finally:
+        close_old_connections()
+
+
+def _look(source: Source) -> None:
+    """Have one worker look what the source offers now. Blocking: for a thread."""
+    close_old_connections()
+    try:
+        ask_to_look(source.id)
+    except DatabaseError as error:
+        logger.warning("whether %s offers something else now could not be asked: %s", source.name, error)
     finally:
         close_old_connections()
 

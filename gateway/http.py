@@ -13,6 +13,7 @@ from django.http.request import split_domain_port, validate_host
 
 from gateway import wire
 from gateway.wire import Headers, WireError
+from tools import exact
 
 ASGIScope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -20,9 +21,13 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _PATH = re.compile(r"/mcp(?:/([a-z0-9][a-z0-9-]{0,47}))?/?")
 _KINDS_OF_JSON = (b"application/json", b"application/*", b"*/*")
+_KINDS_OF_EVENTS = (b"text/event-stream", b"text/*", b"*/*")
 _NEVER = re.compile(rb"q=0(?:\.0{0,3})?")
-# A body may drip in, but not for ever.
-_BODY_SECONDS = 30.0
+# A body may drip in, but not for ever. For its first part one timer looks after all, since most are here already.
+_BODY_SECONDS, _LOOK_SECONDS = 30.0, 1.0
+_GIVEN_UP = float("-inf")
+# Of a request that is refused unread, the body is looked at if it is small and here soon.
+_LARGEST_UNREAD, _UNREAD_SECONDS = 64 * 1024, 1.0
 # Bodies that are still coming in, in one process together.
 _MOST_HELD = 64 * 1024 * 1024
 
@@ -48,7 +53,7 @@ def check(scope: ASGIScope, headers: Headers) -> None:
         raise WireError(wire.INVALID_REQUEST, "The body must be application/json.", status=415)
     if headers.get(b"content-encoding", b"identity") != b"identity":
         raise WireError(wire.INVALID_REQUEST, "Send the body without a content encoding.", status=415)
-    if not _takes_json(headers.get(b"accept", b"*/*")):
+    if not _takes(headers.get(b"accept", b"*/*"), _KINDS_OF_JSON):
         raise WireError(wire.INVALID_REQUEST, "The answer is application/json: accept it.", status=406)
 
 
@@ -68,15 +73,21 @@ def _is_served(host: str) -> bool:
     return validate_host(split_domain_port(host)[0], settings.ALLOWED_HOSTS)
 
 
-@lru_cache(64)
-def _takes_json(accept: bytes) -> bool:
-    """Whether a client takes JSON as an answer (RFC 9110, section 12.5.1).
+def takes_events(headers: Headers) -> bool:
+    """Whether a client takes an event stream as an answer.
 
-    The specification has clients accept event streams as well, and does not have servers insist.
+    The specification has clients accept both kinds (all revisions, transports, "Sending Messages"), and does not have
+    servers insist: who takes JSON alone is told and asked nothing in the course of a request, and gets its result.
     """
+    return _takes(headers.get(b"accept", b"*/*"), _KINDS_OF_EVENTS)
+
+
+@lru_cache(64)
+def _takes(accept: bytes, kinds: tuple[bytes, ...]) -> bool:
+    """Whether a client takes one of these kinds (RFC 9110, section 12.5.1)."""
     for each in accept.lower().split(b","):
         kind, *parameters = (part.strip() for part in each.split(b";"))
-        if kind in _KINDS_OF_JSON and not any(_NEVER.fullmatch(parameter) for parameter in parameters):
+        if kind in kinds and not any(_NEVER.fullmatch(parameter) for parameter in parameters):
             return True
     return False
 
@@ -86,13 +97,16 @@ class Intake:
 
     def __init__(self) -> None:
         self._held = 0
+        # Who waits for the first part of a body, and since when.
+        self._waiting: dict[asyncio.Task[Any], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     async def body_of(self, receive: Receive, headers: Headers) -> bytes:
         """The whole body. Raises WireError (413, 408, 503, 400)."""
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > settings.MCP_MAX_BODY_BYTES:
             raise _too_large()
-        event = await receive() if length != b"0" else None
+        event = await self._first(receive) if length != b"0" else None
         if event is not None and not event.get("more_body") and event["type"] == "http.request":
             return bytes(event.get("body", b""))
         body = bytearray()  # not a list of parts, of which each takes more than its own size
@@ -100,11 +114,54 @@ class Intake:
             async with asyncio.timeout(_BODY_SECONDS):
                 await self._take(body, receive, event)
         except TimeoutError as error:
-            message = f"The body did not come within {_BODY_SECONDS:g} s."
-            raise WireError(wire.INVALID_REQUEST, message, status=408) from error
+            raise _too_late() from error
         finally:
             self._held -= len(body)
         return bytes(body)
+
+    async def identifier_of(self, receive: Receive, headers: Headers) -> wire.Id:
+        """The id of a request that is refused without being read, for its client to know what is answered; None where
+        that would take long to find out.
+        """
+        length = headers.get(b"content-length", b"")
+        if not length.isdigit() or not 0 < int(length[:20]) <= _LARGEST_UNREAD:
+            return None
+        body, event = bytearray(), None
+        try:
+            async with asyncio.timeout(_UNREAD_SECONDS):
+                await self._take(body, receive, event)
+            content = exact.read(bytes(body))
+        except (TimeoutError, ValueError, WireError):
+            return None
+        finally:
+            self._held -= len(body)
+        return wire.identifier_of(content)
+
+    async def _first(self, receive: Receive) -> MutableMapping[str, Any]:
+        """The first part of a body. Raises WireError (408)."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        self._waiting[task] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(_LOOK_SECONDS, self._look)
+        try:
+            return await receive()
+        except asyncio.CancelledError:
+            if self._waiting[task] is not _GIVEN_UP:
+                raise
+            task.uncancel()
+            raise _too_late() from None
+        finally:
+            del self._waiting[task]
+
+    def _look(self) -> None:
+        """Give up those that wait for too long."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_LOOK_SECONDS, self._look) if self._waiting else None
+        for task, since in tuple(self._waiting.items()):
+            if since is not _GIVEN_UP and loop.time() - since > _BODY_SECONDS:
+                self._waiting[task] = _GIVEN_UP
+                task.cancel()
 
     async def _take(self, body: bytearray, receive: Receive, event: MutableMapping[str, Any] | None) -> None:
         while True:
@@ -122,6 +179,10 @@ class Intake:
             if not event.get("more_body"):
                 return
             event = None
+
+
+def _too_late() -> WireError:
+    return WireError(wire.INVALID_REQUEST, f"The body did not come within {_BODY_SECONDS:g} s.", status=408)
 
 
 def _too_large() -> WireError:

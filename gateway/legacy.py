@@ -19,6 +19,7 @@ from audit.ledger import Entry, Ledger
 from gateway import answers, reads, wire
 from gateway.clients import LEVELS
 from gateway.events import Events, EventsAway, Place
+from gateway.http import takes_events
 from gateway.mail import Mail
 from gateway.questions import Questions
 from gateway.replies import Reply
@@ -37,12 +38,14 @@ _LONG = reads.METHODS | {"tools/call"}
 _LONG_SECONDS = 0.5
 # How often an open stream makes sure of its session, which lives on by that.
 _SURE_SECONDS = 60.0
-# Of one user at each worker. A stream that is read on holds a connection to Redis.
-_MOST_STREAMS, _MOST_RESUMED = 1_000, 20
+# Streams of one user that are read on at each worker: each holds a connection to Redis.
+_MOST_RESUMED = 20
 
 
 class Legacy:
-    """Sessions as HTTP has them. `attend` is what an open stream of a session does until it is cancelled."""
+    """Sessions as HTTP has them. `attend` is what an open stream of a session does until it is cancelled, and `admit`
+    refuses one too many of a user.
+    """
 
     def __init__(self, sessions: Sessions, events: Events, questions: Questions, mail: Mail, ledger: Ledger) -> None:
         self._sessions, self._events, self._questions = sessions, events, questions
@@ -50,7 +53,9 @@ class Legacy:
         self._begun = Flood()
         # Whoever reads a stream of a session here: (session, stream) → its number, and where it reads.
         self._readers: dict[tuple[str, str], tuple[int, Reply]] = {}
-        self._open: Counter[tuple[int, str]] = Counter()
+        self._resumed: Counter[int] = Counter()
+        self._is_closed = False
+        self.admit: Callable[[int], None] = lambda user_id: None
         self.attend: Callable[[Visit, Reply], Awaitable[None]] = _wait
         self.methods: dict[str, Handler] = {"initialize": self._initialize, "logging/setLevel": self._set_level}
         self.unanswered: dict[str, Taker] = {"": self._take_answer}
@@ -59,6 +64,13 @@ class Legacy:
 
     def __len__(self) -> int:
         return len(self._readers)
+
+    def close(self) -> None:
+        """End the streams that are read on here, also those to come: their clients go on at another worker."""
+        self._is_closed = True
+        for (_, stream), (_, reply) in tuple(self._readers.items()):
+            if stream != _OWN:
+                reply.withdraw()
 
     # --- A request in a session ---------------------------------------------------------------------------------------
 
@@ -81,7 +93,8 @@ class Legacy:
         reply.log = self._events.log(session, message.identifier)
         if session.revision >= _PRIMED:
             reply.primes = True
-            if message.method in _LONG and b"text/event-stream" in visit.headers.get(b"accept", b""):
+            named = b"text/event-stream" in visit.headers.get(b"accept", b"")
+            if message.method in _LONG and named and takes_events(visit.headers):
                 reply.open_after(_LONG_SECONDS)
 
     async def _session_of(self, visit: Visit) -> Session:
@@ -164,14 +177,14 @@ class Legacy:
 
     async def _read_own(self, visit: Visit, session: Session, reply: Reply) -> None:
         """What belongs to no request, for as long as the client stays and its session lives."""
-        with self._counted(session, "own", _MOST_STREAMS):
-            number = await self._sessions.number(session)
-            with self._reading(session, _OWN, number, reply):
-                await self._tell_reading(session, _OWN, number)
-                reply.open()
-                if session.revision >= _PRIMED:
-                    reply.prime(f"{_OWN}.{number}")
-                await self._attended(visit, session, reply)
+        self.admit(session.user_id)
+        number = await self._sessions.number(session)
+        with self._reading(session, _OWN, number, reply):
+            await self._tell_reading(session, _OWN, number)
+            reply.open()
+            if session.revision >= _PRIMED:
+                reply.prime(f"{_OWN}.{number}")
+            await self._attended(visit, session, reply)
 
     async def _attended(self, visit: Visit, session: Session, reply: Reply) -> None:
         attending = asyncio.ensure_future(self.attend(visit, reply))
@@ -194,7 +207,7 @@ class Legacy:
         place = Place.of(event_id)
         if place is None:
             raise WireError(wire.INVALID_REQUEST, "Last-Event-ID is not the id of an event of ours.")
-        with self._counted(session, "resumed", _MOST_RESUMED):
+        with self._counted(session):
             number = await self._sessions.number(session)
             with self._reading(session, place.stream, number, reply):
                 try:
@@ -217,19 +230,22 @@ class Legacy:
     # --- One reader a stream ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _counted(self, session: Session, kind: str, most: int) -> Iterator[None]:
-        """Raises WireError (429) when the user has too many streams here."""
-        key = session.user_id, kind
-        if self._open[key] >= most:
-            message = f"You have {most} streams of this kind open at this worker: close some."
+    def _counted(self, session: Session) -> Iterator[None]:
+        """Raises WireError when the user reads on in too many streams here (429), or the worker stops (503)."""
+        user = session.user_id
+        if self._is_closed:
+            message = "This worker stops. Come back: another one goes on with the stream."
+            raise WireError(wire.UNAVAILABLE, message, status=503, retry_after=1)
+        if self._resumed[user] >= _MOST_RESUMED:
+            message = f"You read on in {_MOST_RESUMED} streams at this worker, which is the most: close some."
             raise WireError(wire.UNAVAILABLE, message, status=429, retry_after=5)
-        self._open[key] += 1
+        self._resumed[user] += 1
         try:
             yield
         finally:
-            self._open[key] -= 1
-            if not self._open[key]:
-                del self._open[key]
+            self._resumed[user] -= 1
+            if not self._resumed[user]:
+                del self._resumed[user]
 
     @contextmanager
     def _reading(self, session: Session, stream: str, number: int, reply: Reply) -> Iterator[None]:

@@ -86,6 +86,9 @@ class Task(models.Model):
         indexes = [
             models.Index(fields=("-created_at", "-id"), name="gateway_task_newest"),
             models.Index(fields=("user", "-created_at", "-id"), name="gateway_task_of_user"),
+            models.Index(fields=("status", "-created_at", "-id"), name="gateway_task_of_status"),
+            models.Index(fields=("tool", "-created_at", "-id"), name="gateway_task_of_tool"),
+            models.Index(fields=("call_id",), name="gateway_task_of_call"),
             models.Index(
                 fields=("heartbeat_at",),
                 name="gateway_task_unfinished",

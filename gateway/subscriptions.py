@@ -19,6 +19,7 @@ from gateway import answers, wire
 from gateway.auth import bearer_of
 from gateway.calls import Answer, Refused
 from gateway.hearing import Hearing
+from gateway.http import takes_events
 from gateway.listening import CHANGES, Listener, TooManyStreams
 from gateway.mail import Mail
 from gateway.replies import Reply
@@ -62,6 +63,9 @@ class Subscriptions:
 
     async def _listen(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
         """Serve one stream until the client or the server ends it."""
+        if not takes_events(visit.headers):
+            said = "subscriptions/listen is answered with an event stream: accept text/event-stream."
+            raise WireError(wire.INVALID_REQUEST, said, status=406)
         wanted = _filter(message.params.get("notifications"))
         over = _never()
         tell = partial(_tell, reply, message.identifier)
@@ -103,6 +107,13 @@ class Subscriptions:
         finally:
             if not is_watched:
                 self._listening.unwatch(listener, source, uri)
+
+    def admit(self, user_id: int) -> None:
+        """Raises WireError (429) when the user can have no other stream here."""
+        try:
+            self._listening.admit(user_id)
+        except TooManyStreams as error:
+            raise _too_many(error) from error
 
     # --- Older revisions ----------------------------------------------------------------------------------------------
 

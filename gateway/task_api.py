@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from access.models import User
 from access.rest import Conflict, ModelPermissions
 from gateway.models import Task
-from gateway.task_control import cancel_task, may_cancel, may_read, visible_tasks
+from gateway.task_control import cancel_task, may_cancel, may_read, visible_tasks, without_contents
 
 
 class CallTaskSerializer(serializers.ModelSerializer[Task]):
@@ -93,7 +93,8 @@ class TaskViewSet(viewsets.ReadOnlyModelViewSet[Task]):
 
     def get_queryset(self) -> QuerySet[Task]:
         """All, or one's own."""
-        return visible_tasks(self.request.user, super().get_queryset())
+        tasks = visible_tasks(self.request.user, super().get_queryset())
+        return without_contents(tasks) if self.action == "list" else tasks
 
     def get_serializer_class(self) -> Any:
         """With its contents, when it is one."""

@@ -25,6 +25,11 @@ def visible_tasks(user: Any, tasks: QuerySet[Task]) -> QuerySet[Task]:
     return tasks if user.has_perm(SEES_ALL) else tasks.filter(user=user.pk)
 
 
+def without_contents(tasks: QuerySet[Task]) -> QuerySet[Task]:
+    """For lists: what is encrypted stays where it is."""
+    return tasks.defer("request", "questions", "answers", "result")
+
+
 def may_cancel(user: Any, task: Task) -> bool:
     """Whoever began it, and who may cancel those of others."""
     return bool(task.user_id == user.pk or user.has_perm(CANCELS_ALL))

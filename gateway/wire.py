@@ -172,6 +172,16 @@ def message_of(message: Any, headers: Headers) -> Message:
         raise
 
 
+def identifier_of(content: Any) -> Id:
+    """The id of a request of which nothing else is looked at; None where it has none that could be answered to."""
+    if not isinstance(content, dict) or "method" not in content:
+        return None
+    try:
+        return _identifier(content)
+    except WireError:
+        return None
+
+
 def _identifier(message: dict[str, Any]) -> Id:
     if "id" not in message:
         return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
@@ -12,6 +14,7 @@ from django.db import transaction
 from django.utils import timezone
 from procrastinate.contrib.django import app
 from procrastinate.contrib.django.models import ProcrastinateJob
+from procrastinate.exceptions import AlreadyEnqueued
 
 from audit.caller import Caller
 from audit.ledger import Entry, record
@@ -23,10 +26,12 @@ from tools.connectors.registry import connector_class
 from tools.models import DataSource, Synchronisation
 from tools.sync import SyncOutcome, sync_source
 
-TASK = "tools.sync"
+TASK, LOOK = "tools.sync", "tools.look"
 _OPEN = frozenset({"todo", "doing"})
 # Beyond the deadline of the source: for what happens to its tools afterwards.
 _GRACE_SECONDS = 120
+# What was found so lately needs no other look, whichever worker asks for one.
+_FRESH_SECONDS = 60
 
 
 class SyncRefused(Exception):
@@ -49,6 +54,36 @@ def ask_for_sync(source: DataSource, caller: Caller, door: str) -> None:
         latest.job_id = task.defer(source_id=str(source.pk), caller=asdict(caller), door=door)
         latest.started_at = latest.finished_at = None
         latest.save()
+
+
+def ask_to_look(source_id: uuid.UUID) -> None:
+    """Queue a job that looks whether the source offers something else than was found last, unless one waits for that.
+
+    Every worker asks when it begins to hear the source. What was never synchronised is left to people.
+    """
+    if not _is_stale(source_id):
+        return
+    name = f"{LOOK}:{source_id}"
+    task = app.configure_task(LOOK, lock=f"{TASK}:{source_id}", queueing_lock=name)
+    with suppress(AlreadyEnqueued), transaction.atomic():
+        task.defer(source_id=str(source_id))
+
+
+def look(source_id: uuid.UUID) -> bool | None:
+    """Synchronise, unless that was done meanwhile; None when there is nothing to do."""
+    row = DataSource.objects.filter(pk=source_id, enabled=True).first()
+    if row is None or not _is_stale(source_id):
+        return None
+    try:
+        synchronise(row, Caller(), "job", is_told=True)
+    except (SyncFailed, SyncRefused):
+        return False
+    return True
+
+
+def _is_stale(source_id: uuid.UUID) -> bool:
+    before = timezone.now() - timedelta(seconds=_FRESH_SECONDS)
+    return Synchronisation.objects.filter(source=source_id, source__enabled=True, finished_at__lt=before).exists()
 
 
 def synchronise(

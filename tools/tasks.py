@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import uuid
+from contextlib import suppress
+
+from django.db import transaction
 from procrastinate import JobContext
 from procrastinate.contrib.django import app
+from procrastinate.exceptions import AlreadyEnqueued
 from procrastinate.jobs import Status
 
 from audit.caller import Caller
 from tools.models import DataSource
 from tools.sync import check_source
-from tools.synchronisation import TASK, SyncFailed, SyncRefused, synchronise
+from tools.synchronisation import LOOK, TASK, SyncFailed, SyncRefused, look, synchronise
+
+CHECK = "tools.check"
 
 
 @app.periodic(cron="*/5 * * * *")
 @app.task(queueing_lock="tools.check_all", name="tools.check_all")
 def check_all(timestamp: int) -> int:
-    """Queue a check of every data source that is switched on. Returns how many."""
+    """Queue a check of every data source that is switched on. Returns of how many.
+
+    One that waits for its check already is not queued again, and no source is checked twice at the same time.
+    """
     sources = DataSource.objects.filter(enabled=True).values_list("pk", flat=True)
     for pk in sources:
-        check_one.defer(source_id=str(pk))
+        name = f"{CHECK}:{pk}"
+        with suppress(AlreadyEnqueued), transaction.atomic():
+            check_one.configure(lock=name, queueing_lock=name).defer(source_id=str(pk))
     return len(sources)
 
 
-@app.task(name="tools.check", pass_context=False)
+@app.task(name=CHECK, pass_context=False)
 def check_one(source_id: str) -> bool | None:
     """Connect to one data source and note whether it answers; None when it is gone."""
     row = DataSource.objects.filter(pk=source_id, enabled=True).first()
@@ -40,6 +52,12 @@ def sync_one(context: JobContext, source_id: str, caller: dict[str, str | None],
     except (SyncFailed, SyncRefused):
         return False
     return True
+
+
+@app.task(name=LOOK)
+def look_again(source_id: str) -> bool | None:
+    """Synchronise one data source that nobody heard for a while; None when that was not needed."""
+    return look(uuid.UUID(source_id))
 
 
 @app.periodic(cron="* * * * *")

@@ -156,7 +156,7 @@ def _check_message(message: wire.Message, given: Any, headers: wire.Headers) -> 
 def run_headers(data: bytes) -> None:
     """Mirrored arguments: what is taken for equal is equal."""
     head, _, argument = data.partition(b"\n")
-    http._takes_json.__wrapped__(head)
+    http._takes.__wrapped__(head, http._KINDS_OF_JSON)
     text = head.strip().decode("latin-1")
     decoded = wire.decoded(text)
     assert decoded is None or decoded == text or text.startswith("=?base64?")

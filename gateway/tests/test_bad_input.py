@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import tracemalloc
 from typing import Any, NamedTuple
 
 import orjson
 import pytest
 
-from gateway import wire
+from gateway import http, wire
 from gateway.app import Gateway
 from gateway.http import Intake
-from gateway.tests.conftest import META, Company, FakeConnector, modern, post, records
+from gateway.tests.conftest import META, Company, FakeConnector, modern, post, records, until
 from gateway.wire import WireError
 
 CALL = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/call", "mcp_name": "echo"}
@@ -139,6 +140,11 @@ CASES = [
     Case("a prompt without a name", request("prompts/get", params={}), NO_VERSION, 200, -32602, recorded=True),
     Case("a resource that is no URI", request("resources/read", params={"uri": "x y"}), NO_VERSION,
          200, -32602, recorded=True),
+    Case("a completion of nothing", request("completion/complete", params={}), NO_VERSION, 200, -32602, recorded=True),
+    # In a session that is none (any more).
+    Case("a call in an unknown session", request("tools/call", params={"name": "echo", "arguments": {"text": "x"}}),
+         {"mcp_session_id": "0" * 32}, 404, -32600, recorded=True),
+    Case("a list in an unknown session", request("tools/list"), {"mcp_session_id": "0" * 32}, 404, -32600),
     # HTTP. Who sends it is looked at after the host, the origin and the types.
     Case("another host", tool_call(), {**CALL, "host": "evil.example"}, 403, -32600),
     Case("no host", tool_call(), {**CALL, "host": "-"}, 403, -32600),
@@ -184,9 +190,82 @@ async def test_each_gets_the_answer_that_the_specification_names(
         assert answer.get("id", 1) in (1, "", 2**64 - 1), case.name
         assert "id" not in answer or b'"method"' in sent(case), case.name
     assert got == {case.name: (case.status, case.code) for case in CASES}
-    found = await records(request_id__in=seen, kind="invalid")
+    found = await records(request_id__in=seen, code="malformed")
     assert {seen[record.request_id] for record in found} == {case.name for case in CASES if case.is_recorded}
     assert len(outside.calls) == 5
+
+
+UNREAD = [each for each in CASES if each.status in (403, 406, 415) or "path" in each.headers]
+OTHERS = [
+    Case("another method", tool_call(), {"method": "PUT"}, 405, -32600),
+    Case("no such toolset", tool_call(), {**CALL, "path": "/mcp/nowhere"}, 404, -32600),
+    Case("a page that asks whether it may", b"", {"method": "OPTIONS", "origin": "https://evil.example"}, 403, -32600),
+]
+
+
+async def test_what_is_refused_unread_is_on_record_once_a_minute_for_each_address_and_is_told_its_id(
+    gateway: Gateway, company: Company, settings: Any
+) -> None:
+    settings.TRUSTED_PROXIES = 1
+    seen = {}
+    for number, case in enumerate([*UNREAD, *OTHERS]):
+        headers = {"x_forwarded_for": f"198.51.100.{number}", "content_length": str(len(sent(case))), **case.headers}
+        for _ in range(2):
+            reply = await post(gateway, case.body, company.token, **headers)
+            assert (reply.status, reply.error["code"]) == (case.status, case.code), case.name
+            is_read = b'"method"' in sent(case) and case.status != 405
+            assert reply.json.get("id") == (1 if is_read else None), case.name
+        seen[f"198.51.100.{number}"] = case
+    for quiet in ({"method": "GET", "accept": "text/html"}, {"method": "HEAD"}):
+        await post(gateway, b"", company.token, x_forwarded_for="198.51.100.250", **quiet)
+    gateway.doorman._tell_counted(at_once=True)
+    await until(lambda: not gateway.ledger._waiting and not gateway.ledger._in_flight)
+    first: dict[str | None, Any] = {}
+    counted: dict[str | None, Any] = {}
+    for record in await records(code="refused_unread", address__startswith="198.51.100."):
+        told = orjson.loads(record.detail or "")
+        (counted if "unrecorded_before" in told else first)[record.address] = record.actor, told
+    assert {address: (actor, told["status"]) for address, (actor, told) in first.items()} == {
+        address: ("carla", case.status) for address, case in seen.items()
+    }
+    assert counted == dict.fromkeys(seen, (None, {"unrecorded_before": 1}))
+
+
+async def test_refusals_beyond_the_budget_are_counted_and_told_with_the_next_record(
+    gateway: Gateway, company: Company, settings: Any
+) -> None:
+    settings.CALLS_PER_MINUTE = 2
+    replies = [await post(gateway, b"{", company.token) for _ in range(3)]
+    assert [each.status for each in replies] == [400, 400, 429]
+    assert replies[2].error["data"] == {"mcpsite/code": "too_many_refusals"}
+    assert 1 <= int(replies[2].headers["retry-after"]) <= 30
+    of_these = [each.headers["x-request-id"] for each in replies]
+    assert len(await records(request_id__in=of_these)) == 2
+    settings.CALLS_PER_MINUTE = 6_000  # another size is another bucket
+    after = await post(gateway, b"{", company.token)
+    (last,) = await records(request_id=after.headers["x-request-id"])
+    assert orjson.loads(last.detail or "")["unrecorded_before"] == 1
+
+
+async def test_a_body_that_never_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_BODY_SECONDS", 0.02)
+    monkeypatch.setattr(http, "_LOOK_SECONDS", 0.01)
+    intake = Intake()
+
+    async def never() -> Any:
+        await asyncio.get_running_loop().create_future()
+
+    async with asyncio.timeout(10):
+        with pytest.raises(WireError, match="did not come") as caught:
+            await intake.body_of(never, {b"content-length": b"5"})
+        assert caught.value.status == 408
+        # Whoever cancels it for another reason has it cancelled.
+        waiting = asyncio.create_task(intake.body_of(never, {b"content-length": b"5"}))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await until(lambda: intake._timer is None)
 
 
 async def test_a_body_that_comes_in_crumbs_takes_little_more_than_its_size() -> None:

@@ -59,6 +59,21 @@ async def test_messages_come_from_the_wanted_level_on_and_are_counted_on_record(
     assert [orjson.loads(record.detail or "{}") for record in found] == [{}, {"told": 4}]
 
 
+@pytest.mark.parametrize("accept", ["application/json", "Application/JSON, text/event-stream;q=0"])
+async def test_an_older_client_that_takes_json_alone_gets_one_answer_and_is_asked_nothing(
+    gateway: Gateway, company: Company, outside: FakeConnector, monkeypatch: pytest.MonkeyPatch, accept: str
+) -> None:
+    monkeypatch.setattr("gateway.legacy._LONG_SECONDS", 0)
+    outside.during = talks
+    session = await begin(gateway, company.token, capabilities={"elicitation": {}})
+    params = {"name": "echo", "arguments": {"text": "hello"}, "_meta": {"progressToken": 7}}
+    body = {"jsonrpc": "2.0", "id": "a", "method": "tools/call", "params": params}
+    reply = await post(gateway, body, company.token, mcp_session_id=session, accept=accept)
+    assert (reply.headers["content-type"], reply.json["id"]) == ("application/json", "a")
+    assert reply.result["content"]
+    assert outside.contexts[0].client is None
+
+
 @pytest.mark.parametrize(
     ("meta", "headers"),
     [

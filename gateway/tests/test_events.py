@@ -73,8 +73,8 @@ async def test_the_newest_stream_of_a_session_closes_the_one_before(
         await second.ended()
         await again.leave()
     assert len(gateway.legacy) == len(other.legacy) == 0
-    assert not gateway.legacy._open
-    assert not other.legacy._open
+    assert not gateway.listening.count
+    assert not other.listening.count
 
 
 async def test_a_session_that_ends_closes_its_stream_at_every_worker(
@@ -93,10 +93,8 @@ async def test_a_stream_is_for_who_accepts_one(gateway: Gateway, company: Compan
         assert reply.status == 406
 
 
-async def test_a_user_has_so_many_streams_and_no_more(
-    gateway: Gateway, company: Company, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gateway.legacy._MOST_STREAMS", 1)
+async def test_a_user_has_so_many_streams_and_no_more(gateway: Gateway, company: Company, settings: Any) -> None:
+    settings.MCP_STREAMS_PER_USER = 1
     first, second = [await begin(gateway, company.token) for _ in range(2)]
     stream = await Stream(gateway, company.token, first).opened()
     refused = await Stream(gateway, company.token, second).ended()
@@ -168,6 +166,26 @@ async def test_a_stream_of_a_dead_worker_ends_with_an_error(
     (_, (_, last)) = stream.events
     assert (last["id"], last["error"]["code"]) == ("q", -32010)
     await log.end()
+
+
+async def test_a_worker_that_winds_up_ends_at_once_what_is_read_on_there(
+    gateway: Gateway, other: Gateway, company: Company
+) -> None:
+    session = await session_of(gateway, company)
+    log = gateway.events.log(session, "q")
+    identifier = await log.add(b"")
+    assert identifier is not None
+    stream = await Stream(other, company.token, session.id, last_event_id=identifier).opened()
+    await until(lambda: stream.events)
+    other.wind_up()
+    await stream.ended()
+    assert (stream.status, stream.wire.sent[-1].get("more_body", False)) == (200, False)
+    assert stream.events == [(identifier, None)]
+    assert (await Stream(other, company.token, session.id, last_event_id=identifier).ended()).status == 503
+    await log.add(b"{}")
+    await log.end()
+    resumed = await Stream(gateway, company.token, session.id, last_event_id=identifier).ended()
+    assert [message for _, message in resumed.events] == [None, {}]
 
 
 async def test_what_is_kept_of_a_stream_is_bounded(

@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
 import orjson
 import pytest
+from django.db import connection
+from django.utils import timezone
+from procrastinate.contrib.django.models import ProcrastinateJob
 
 from access import tokens
 from access.models import ApiToken, Grant, Role
@@ -98,6 +102,13 @@ async def listening_to(
     finally:
         stream.leave()
         await stream.task
+
+
+async def test_who_takes_json_alone_cannot_listen(gateway: Gateway, company: Company) -> None:
+    body = modern("subscriptions/listen", {"notifications": TOOLS})
+    reply = await post(gateway, body, company.token, **HEADERS, accept="application/json")
+    assert (reply.status, reply.error["code"], reply.json["id"]) == (406, -32600, 1)
+    assert "accept text/event-stream" in reply.error["message"]
 
 
 async def test_a_stream_is_acknowledged_and_ends_with_its_token(gateway: Gateway, company: Company) -> None:
@@ -274,6 +285,25 @@ async def test_a_list_that_changed_at_its_source_reaches_those_who_see_it(gatewa
     ear.lists_changed()  # another worker heard it too
     await until(lambda: not gateway.hearing._work)
     assert len(await records(code="sync", object_id=str(company.source.pk))) == 1
+
+
+async def test_a_source_that_is_heard_for_the_first_time_is_looked_at_by_one_job(
+    gateway: Gateway, other: Gateway, company: Company
+) -> None:
+    before = timezone.now() - timedelta(minutes=2)
+    await in_thread(lambda: Synchronisation.objects.create(source=company.source, finished_at=before))
+    for each in (gateway, other):
+        each.hearing._ears[company.source.pk].began()
+    await until(lambda: not gateway.hearing._work and not other.hearing._work)
+    mine = ProcrastinateJob.objects.filter(args__source_id=str(company.source.pk))
+    jobs = await in_thread(lambda: list(mine.values_list("task_name", "lock")))
+
+    def forget() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("DELETE FROM procrastinate_jobs")
+
+    await in_thread(forget)
+    assert jobs == [("tools.look", f"tools.sync:{company.source.pk}")]
 
 
 async def test_a_list_that_cannot_be_read_is_on_record_and_stays_as_it_is(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import traceback
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -49,7 +50,16 @@ async def test_the_official_client_lists_and_calls(gateway: Gateway, company: Co
             await client.call_tool("hidden", {"text": "x"})
 
 
-async def test_the_official_client_is_turned_away_without_a_token(gateway: Gateway, company: Company, url: str) -> None:
-    with pytest.raises((MCPError, ExceptionGroup, httpx2.HTTPError)):
-        async with mcp.Client(url, mode="auto") as client:
-            await client.list_tools()
+@pytest.mark.parametrize("mode", ["auto", "legacy", "2026-07-28"])
+async def test_the_official_client_shows_why_it_is_turned_away(
+    gateway: Gateway, company: Company, url: str, mode: str
+) -> None:
+    said = {"A valid token is needed": {}, "Calls from this origin": {"Origin": "https://evil.example"}}
+    for sentence, headers in said.items():
+        with pytest.raises((MCPError, ExceptionGroup)) as caught:
+            async with (
+                httpx2.AsyncClient(headers=headers) as http,
+                mcp.Client(streamable_http_client(url, http_client=http), mode=mode) as client,
+            ):
+                await client.list_tools()
+        assert sentence in "".join(traceback.format_exception(caught.value))

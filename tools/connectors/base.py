@@ -159,6 +159,9 @@ def _nobody(code: str, detail: dict[str, Any]) -> None:
 class Ear(Protocol):
     """Hears what a source says without being asked."""
 
+    def began(self) -> None:
+        """It is heard from now on, for the first time: nobody knows what it said before."""
+
     def lists_changed(self) -> None:
         """It offers something else than before, or may do so."""
 

@@ -90,7 +90,7 @@ class McpHearing(McpCore):
         self._heard: set[str] = set()
         self._line: Line | None = None
         self._line_is_for: object = None
-        self._was_lost = False
+        self._was_lost = self._was_heard = False
         self._opened_at = 0.0
         self._pause = _FIRST_PAUSE_SECONDS
         self._adjusting = asyncio.Lock()
@@ -202,9 +202,12 @@ class McpHearing(McpCore):
             await self._fit_modern(greeting)
         else:
             await self._fit_legacy(greeting)
+        is_first, self._was_heard = not self._was_heard, True
         if self._was_lost:
             self._was_lost = False
             self._expect_anything(greeting)
+        elif is_first and self._ear is not None and self._changes(greeting):
+            self._ear.began()
 
     def _is_of_use(self, greeting: Greeting) -> bool:
         return bool(self._changes(greeting)) or (_MAY_WATCH in greeting.capabilities and bool(self._wanted))

@@ -93,6 +93,10 @@ class Ear:
 
     def __init__(self) -> None:
         self.heard: list[str] = []
+        self.begun = 0
+
+    def began(self) -> None:
+        self.begun += 1
 
     def lists_changed(self) -> None:
         self.heard.append("lists")
@@ -135,6 +139,7 @@ async def test_a_change_is_heard_and_a_lost_line_opened_again(era: Era, monkeypa
         await until(lambda: len(ear.heard) == 3)  # nobody heard what was said meanwhile
         await talker.say("tools/list_changed")
         await until(lambda: ear.heard == ["lists"] * 4)
+        assert ear.begun == 1
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -185,6 +190,7 @@ async def test_no_line_is_kept_without_use(era: Era, capabilities: Any, options:
         await until(lambda: not connector._tasks and not connector._again)
         assert talker.lines == []
         assert bool(talker.asked) is not bool(options)
+        assert ear.begun == 0
         if options:
             await connector.watch("a://1")
             await talker.say("tools/list_changed")

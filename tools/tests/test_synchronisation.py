@@ -24,8 +24,8 @@ from tools.connectors.base import ConnectorError, Offer
 from tools.connectors.mcp import McpConnector
 from tools.models import DataSource, Synchronisation, Tool
 from tools.source_state import state_for
-from tools.synchronisation import SyncFailed, SyncRefused, ask_for_sync, synchronise
-from tools.tasks import release
+from tools.synchronisation import SyncFailed, SyncRefused, ask_for_sync, ask_to_look, look, synchronise
+from tools.tasks import check_all, release
 
 T = TypeVar("T")
 
@@ -85,6 +85,14 @@ def work() -> None:
 
 def records(source: DataSource) -> list[Record]:
     return list(Record.objects.filter(object_id=str(source.pk), code="sync").order_by("id"))
+
+
+def queued(source: DataSource) -> list[str]:
+    return list(
+        ProcrastinateJob.objects.filter(args__source_id=str(source.pk), status="todo")
+        .order_by("id")
+        .values_list("task_name", flat=True)
+    )
 
 
 @pytest.fixture
@@ -249,3 +257,32 @@ def test_a_failure_raises_for_who_waits_for_it(offered):
     offered(error=ValueError("odd"))
     with pytest.raises(SyncFailed, match="odd"):
         synchronise(make_source(), DORA, "rest")
+
+
+def test_what_changed_while_nobody_heard_is_found_by_one_job_for_all_workers(jobs, offered):
+    source = make_source()
+    ask_to_look(source.pk)
+    assert queued(source) == []  # it was never synchronised: that is for people to begin
+    offered("old")
+    synchronise(source, DORA, "admin")
+    ask_to_look(source.pk)
+    assert queued(source) == []  # that was a moment ago
+    Synchronisation.objects.update(finished_at=timezone.now() - timedelta(minutes=2))
+    ask_to_look(source.pk)
+    ask_to_look(source.pk)
+    assert queued(source) == ["tools.look"]
+    offered("old", "new")
+    work()
+    assert set(Tool.objects.filter(source=source).values_list("spec__name", flat=True)) == {"old", "new"}
+    assert len(records(source)) == 2
+    assert look(source.pk) is None
+    Synchronisation.objects.update(finished_at=timezone.now() - timedelta(minutes=2))
+    assert look(source.pk)
+    assert len(records(source)) == 2  # nothing was new
+
+
+def test_a_source_waits_for_one_check_at_a_time(jobs):
+    source = make_source()
+    for _ in range(2):
+        assert check_all(0) == DataSource.objects.filter(enabled=True).count()
+    assert queued(source) == ["tools.check"]
