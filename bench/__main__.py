@@ -21,9 +21,9 @@ import orjson
 from bench.measure import Generator, Measurement, Target, idle, measure
 from bench.processes import BenchError, Stage
 from bench.report import Goal, Medians, goals, goals_table, ledger_table, medians, table
-from bench.targets import LISTS, NAMES, start_all
+from bench.targets import MORE, NAMES, start_all
 
-_ALL = (*NAMES, *LISTS)
+_ALL = (*NAMES, *MORE)
 _QUIET = 0.1
 _SETTLE_SECONDS = 10.0
 _DISTURBED = ": compare the columns with each other, and repeat it on a quiet machine for the figures"

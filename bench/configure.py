@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 import django
+from psycopg import sql
 
 
 def _setup() -> None:
@@ -15,26 +16,116 @@ def _setup() -> None:
     django.setup()
 
 
-def configure(upstream: str) -> str:
-    """Discover the tools of `upstream` and return a token that may call all of them."""
+def configure(upstream: str) -> dict[str, Any]:
+    """Discover the tools of `upstream`, and return a token that may call all of them."""
     from access import tokens
-    from access.models import Grant, Role, User
+    from access.models import Role, User
     from tools.models import DataSource, EgressRule, Tool
     from tools.sync import sync_source
 
     EgressRule.objects.get_or_create(network="127.0.0.1/32", port=None, defaults={"note": "The benchmark's upstream."})
     source = DataSource.objects.create(name="bench", kind="mcp", options={"url": upstream})
     sync_source(source)
-    tool = Tool.objects.get(name="echo")
-    tool.effect = Tool.Effect.READ
-    tool.save(update_fields=["effect"])
     role = Role(name="bench")
     role.save()
-    for granted in Tool.objects.filter(source=source):
-        Grant.objects.create(role=role, tool=granted, calls_per_minute=10_000_000)
+    _grant(Tool.objects.filter(source=source))
     user = User.objects.create(username="bench", is_service=True)
     user.groups.add(role)
-    return tokens.issue(user, name="bench", scopes=["tools"])[1]
+    return {"token": tokens.issue(user, name="bench", scopes=["tools"])[1]}
+
+
+def _grant(granted: Any) -> None:
+    """Let the account call these tools, which read."""
+    from django.db import transaction
+
+    from access.models import Grant, Role
+    from tools.models import Tool
+
+    role = Role.objects.get(name="bench")
+    with transaction.atomic():
+        for tool in granted:
+            tool.effect = Tool.Effect.READ
+            tool.save(update_fields=["effect"])
+            Grant.objects.create(role=role, tool=tool, calls_per_minute=10_000_000)
+
+
+_PURCHASES = """
+CREATE SCHEMA bench;
+CREATE TABLE bench.purchases AS
+    SELECT n AS id, 'Product ' || n AS name, round((n * 7.31)::numeric, 2) AS price,
+           timestamptz '2026-01-01' + n * interval '1 hour' AS bought_at
+    FROM generate_series(1, 1000) AS n;
+ALTER TABLE bench.purchases ADD PRIMARY KEY (id);
+CREATE ROLE bench_reader LOGIN PASSWORD 'bench';
+GRANT USAGE ON SCHEMA bench TO bench_reader;
+GRANT SELECT ON bench.purchases TO bench_reader;
+"""
+_STATEMENT = "SELECT :text AS text, id, name, price, bought_at FROM bench.purchases ORDER BY id LIMIT 20"
+
+
+def add_kinds(long: str) -> dict[str, Any]:
+    """Let the account also call the echo over stdio, a statement of SQL, and what answers at length at `long`."""
+    from django.db import connections
+
+    from tools.configuration import configure as set_up
+    from tools.definitions import publish
+    from tools.models import DataSource, EgressRule, Tool
+    from tools.sync import sync_source
+
+    here = connections["default"].settings_dict
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(_PURCHASES)
+        cursor.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO bench_reader").format(sql.Identifier(here["NAME"])))
+    EgressRule.objects.get_or_create(network=f"unix:{here['HOST']}", port=None)
+    for name, kind, options, secrets in (
+        ("bench-long", "mcp", {"url": long}, {}),
+        ("bench-stdio", "mcp-stdio", {"launcher": "echo"}, {}),
+        (
+            "bench-sql",
+            "sql",
+            {
+                "host": here["HOST"],
+                "port": int(here["PORT"]),
+                "database": here["NAME"],
+                "user": "bench_reader",
+                "schema": "bench",
+                "tls": "disable",
+                "max_connections": 8,
+            },
+            {"password": "bench"},
+        ),
+    ):
+        source = DataSource(name=name, kind=kind, prefix="stdio_" if kind == "mcp-stdio" else "")
+        set_up(source, options, secrets)
+        source.save()
+        if kind == "sql":
+            spec = {
+                "title": "Purchases",
+                "description": "The first twenty.",
+                "statement": _STATEMENT,
+                "parameters": [{"name": "text", "type": "string", "description": "Said again."}],
+            }
+            publish(Tool.objects.create(source=source, name="purchases", spec=spec))
+        else:
+            sync_source(source)
+    _grant(Tool.objects.filter(source__name__startswith="bench-"))
+    return {}
+
+
+def add_users(count: int) -> dict[str, Any]:
+    """Tokens of so many more users who see what the account above sees."""
+    from django.db import transaction
+
+    from access import tokens
+    from access.models import Role, User
+
+    role, found = Role.objects.get(name="bench"), []
+    with transaction.atomic():
+        for number in range(count):
+            user = User.objects.create(username=f"user-{number}", is_service=True)
+            user.groups.add(role)
+            found.append(tokens.issue(user, name="bench", scopes=["tools"])[1])
+    return {"tokens": found}
 
 
 def add_listeners(users: int) -> dict[str, Any]:
@@ -61,13 +152,23 @@ def add_listeners(users: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Configure the installation that the environment names and print the token as JSON."""
+    """Configure the installation that the environment names and print what is needed to use it as JSON."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--upstream")
+    parser.add_argument("--upstream", help="the server that is called")
     parser.add_argument("--listeners", type=int, help="add so many users that listen, to an installation that is there")
+    parser.add_argument("--more", metavar="URL", help="add sources of other kinds, and what answers at length there")
+    parser.add_argument("--grow", type=int, help="add so many users with tokens")
     options = parser.parse_args()
     _setup()
-    print(json.dumps(add_listeners(options.listeners) if options.listeners else {"token": configure(options.upstream)}))
+    if options.listeners:
+        said = add_listeners(options.listeners)
+    elif options.more:
+        said = add_kinds(options.more)
+    elif options.grow:
+        said = add_users(options.grow)
+    else:
+        said = configure(options.upstream)
+    print(json.dumps(said))
 
 
 if __name__ == "__main__":

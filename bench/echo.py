@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 import orjson
@@ -30,12 +31,14 @@ _INITIALIZED = (
 )
 _MODERN_END = b',"isError":false,"resultType":"complete",' + _META + b"}"
 _JSON = (b"content-type", b"application/json")
+# What the tool `long` adds to what it was given: answers of a megabyte.
+_LONG = b" " + b"All work and no play. " * 47_662
 
 
 async def app(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     """Answer one MCP message: both eras (basic/transports of 2026-07-28 and of 2025-11-25), no sessions.
 
-    The path is any; it may end with how many tools there are.
+    The path is any; it may end with how many tools there are, and with 0 for the one that answers at length.
     """
     assert scope["type"] == "http"
     if scope["method"] != "POST":
@@ -75,7 +78,8 @@ def _member(method: object, params: dict[str, Any], modern: bool, tools: int) ->
     if method == "tools/call":
         return _called(params, modern)
     if method == "tools/list":
-        listed = b",".join(_TOOL % name for name in (b"echo", *(b"other_%03d" % number for number in range(1, tools))))
+        names = (b"echo", *(b"other_%03d" % number for number in range(1, tools))) if tools else (b"long",)
+        listed = b",".join(_TOOL % name for name in names)
         return 200, b'"result":{"tools":[' + listed + b"]" + (_MODERN_LIST if modern else b"}")
     if method == "server/discover" and modern:
         return 200, b'"result":' + _DISCOVERED
@@ -87,14 +91,15 @@ def _member(method: object, params: dict[str, Any], modern: bool, tools: int) ->
 
 
 def _called(params: dict[str, Any], modern: bool) -> tuple[int, bytes]:
-    text = (params.get("arguments") or {}).get("text")
-    if params.get("name") != "echo":
+    text, name = (params.get("arguments") or {}).get("text"), params.get("name")
+    if name not in ("echo", "long"):
         return 200, b'"error":{"code":-32602,"message":"Unknown tool"}'
     if not isinstance(text, str):
         return 200, b'"result":{"content":[{"type":"text","text":"text must be a string"}],"isError":true' + (
             b',"resultType":"complete"}' if modern else b"}"
         )
-    content = b'"result":{"content":[{"type":"text","text":' + orjson.dumps(text) + b"}]"
+    more = _LONG if name == "long" else b""
+    content = b'"result":{"content":[{"type":"text","text":' + orjson.dumps(text)[:-1] + more + b'"}]'
     return 200, content + (_MODERN_END if modern else b',"isError":false}')
 
 
@@ -126,11 +131,26 @@ def serve(application: Any, port: int) -> None:
     )
 
 
+def serve_lines() -> None:
+    """Answer each line of standard input with one of standard output (transport stdio), in the era that it names."""
+    for line in sys.stdin.buffer:
+        body = answer(line, MODERN.encode() in line)[1]
+        if body:
+            sys.stdout.buffer.write(body + b"\n")
+            sys.stdout.buffer.flush()
+
+
 def main() -> None:
-    """Serve the echo tool on loopback."""
+    """Serve the echo tool on loopback, or on standard input and output."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    serve(app, parser.parse_args().port)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--port", type=int)
+    where.add_argument("--stdio", action="store_true")
+    options = parser.parse_args()
+    if options.stdio:
+        serve_lines()
+    else:
+        serve(app, options.port)
 
 
 if __name__ == "__main__":

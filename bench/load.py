@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import http.client
 import resource
 import sys
 import time
@@ -39,8 +40,8 @@ class Job:
     path: str = "/mcp"
     headers: dict[str, str] = field(default_factory=dict)
     era: Literal["modern", "legacy"] = "modern"
-    # Whether the tools are listed, rather than one of them called.
-    lists: bool = False
+    # What is called; empty: the tools are listed instead.
+    tool: str = "echo"
     connections: int = 1
     seconds: float = 1.0
     warmup_seconds: float = 0.5
@@ -64,12 +65,12 @@ class Requests:
     """Makes the calls of one job, each with a text of its own, as the bytes of HTTP requests."""
 
     def __init__(self, job: Job) -> None:
-        self._job, self.lists = job, job.lists
+        self._job, self.lists = job, not job.tool
         self._next = _FIRST_ID
         self._before = b'{"jsonrpc":"2.0","id":'
-        self._middle = b',"method":"tools/call","params":{"name":"echo","arguments":{"text":"call '
+        self._middle = b',"method":"tools/call","params":{"name":"%b","arguments":{"text":"call ' % job.tool.encode()
         self._after = b'"}' + (_META if job.era == "modern" else b"") + b"}}"
-        if job.lists:
+        if self.lists:
             self._middle = b',"method":"tools/list","params":{"x-call":{"text":"call '
 
     def head(self, session: str = "") -> bytes:
@@ -109,11 +110,28 @@ def head(job: Job, length: int, session: str = "") -> bytes:
         "MCP-Protocol-Version": MODERN if job.era == "modern" else LEGACY,
     }
     if job.era == "modern":
-        headers |= {"Mcp-Method": "tools/list"} if job.lists else {"Mcp-Method": "tools/call", "Mcp-Name": "echo"}
+        headers |= {"Mcp-Method": "tools/call", "Mcp-Name": job.tool} if job.tool else {"Mcp-Method": "tools/list"}
     if session:
         headers["Mcp-Session-Id"] = session
     lines = [f"POST {job.path} HTTP/1.1", *(f"{name}: {value}" for name, value in (headers | job.headers).items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def open_sessions(port: int, token: str, count: int) -> None:
+    """Begin so many sessions of 2025-11-25 and leave them; raises LoadError."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_GRACE_SECONDS)
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+    }
+    for _ in range(count):
+        connection.request("POST", "/mcp", _INITIALIZE, headers)
+        response = connection.getresponse()
+        body = response.read()
+        if not response.getheader("Mcp-Session-Id"):
+            raise LoadError(f"initialize was answered {response.status}: {body[:300]!r}")
+    connection.close()
 
 
 def problem(number: int, status: int, body: bytes, sse: bool, lists: bool = False) -> str | None:
@@ -123,7 +141,7 @@ def problem(number: int, status: int, body: bytes, sse: bool, lists: bool = Fals
     try:
         message = _from_events(body, number) if sse else orjson.loads(body)
         result = message["result"]
-        said = result["tools"][0]["name"] == "echo" if lists else result["content"][0]["text"] == f"call {number}"
+        said = result["tools"][0]["name"] == "echo" if lists else f"call {number}" in result["content"][0]["text"]
         right = message["id"] == number and said
         if right and not result.get("isError"):
             return None
@@ -226,7 +244,7 @@ class Run:
 
     def __init__(self, job: Job) -> None:
         self.requests = Requests(job)
-        self._job, self.lists = job, job.lists
+        self._job = job
         self._connections: list[_Connection] = []
         self._latencies = array("d")
         self._failures: list[str] = []

@@ -16,7 +16,9 @@ from bench.processes import BenchError, Group, Process, Stage, machine_ms, pytho
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Something that answers `tools/call echo` at `path` of `port`; `pid` is the top of its processes."""
+    """Something that answers calls of `tool` at `path` of `port`, or `tools/list` where that is empty; `pid` is the
+    top of its processes.
+    """
 
     name: str
     what: str
@@ -25,7 +27,7 @@ class Target:
     path: str = "/mcp"
     headers: tuple[tuple[str, str], ...] = ()
     era: Literal["modern", "legacy"] = "modern"
-    lists: bool = False
+    tool: str = "echo"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +100,7 @@ def measure(
         path=target.path,
         headers=dict(target.headers),
         era=target.era,
-        lists=target.lists,
+        tool=target.tool,
         connections=connections,
         seconds=seconds,
         warmup_seconds=warmup_seconds,

@@ -23,6 +23,7 @@ _TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
 _STOP_SECONDS = 20.0
 _SEALING = re.compile(rb"worker\0sealer|mcpsite_sealer|witness")
+_UPSTREAM = b"echo.py\0--stdio"
 _ENGINES = {"postgres": "PostgreSQL", "valkey": "Valkey", "redis": "Valkey"}
 
 
@@ -31,14 +32,16 @@ class BenchError(Exception):
 
 
 class Group(StrEnum):
-    """Whose CPU time it is: the target's own, that of an engine beside it, or that of making evidence of the records
-    afterwards (the sealer with its part of PostgreSQL, the witness), for which no call waits.
+    """Whose CPU time it is: the target's own, that of an engine beside it, that of making evidence of the records
+    afterwards (the sealer with its part of PostgreSQL, the witness), for which no call waits, or that of an upstream
+    which the target runs.
     """
 
     OWN = "own"
     POSTGRES = "PostgreSQL"
     VALKEY = "Valkey"
     SEALING = "sealing"
+    UPSTREAM = "upstream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +91,11 @@ def tree(root: int) -> dict[Group, list[Process]]:
 
 
 def _group(process: Process, above: Group) -> Group:
-    if above is Group.SEALING or _SEALING.search(command_of(process.pid)):
+    command = command_of(process.pid)
+    if above is Group.SEALING or _SEALING.search(command):
         return Group.SEALING
+    if _UPSTREAM in command:
+        return Group.UPSTREAM
     for start, group in _ENGINES.items():
         if process.name.startswith(start):
             return Group(group)

@@ -132,6 +132,22 @@ def goals(results: Medians) -> list[Goal]:
             Goal(f"CPU ms that the ledger adds to a call, c={c}", _added(results, _OFF, _cpu, c), limit)
             for c, limit in ((1, 0.39), (32, 0.06))
         ),
+        *(
+            Goal(f"CPU ms of {what}, c=8", _of(results, 8, _cpu, target), limit)
+            for target, what, limit in (
+                ("mcpsite-stdio", "a call over stdio", 0.7),
+                ("mcpsite-sql", "a statement with 20 rows", 0.6),
+                ("mcpsite-list", "a list of tools", 0.3),
+                ("mcpsite-list-legacy", "a list of tools in a session", 0.3),
+            )
+        ),
+        Goal(
+            "an answer of 1 MB, times the CPU of sending it, c=8", _ratio(results, "mcpsite-long", "direct-long", 8), 3
+        ),
+        *(
+            Goal(f"in a large installation, times a small one, c={c}", _ratio(results, "mcpsite-grown", _ON, c), 1.1)
+            for c in (1, 8, 32)
+        ),
         Goal("RSS MB of the web worker, c=32", _of(results, 32, lambda one: one.worker_rss_mb), 150),
     ]
 

@@ -30,10 +30,13 @@ def exists(pid: int) -> bool:
 
 @pytest.fixture
 def supervisor():
+    # Who starts the tests in the background lets them inherit that SIGINT is ignored, which is honoured.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     supervisor = Supervisor()
     with supervisor.signals():
         yield supervisor
         supervisor.stop()
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_program_is_ready_when_its_probe_says_so(supervisor, tmp_path):
