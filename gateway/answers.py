@@ -251,8 +251,9 @@ def _dressed(
     else:
         kind, meta = b"", {name: value for name, value in meta.items() if name != wire.SERVER_INFO_KEY}
     head = b'{"jsonrpc":"2.0","id":' + orjson.dumps(message.identifier) + b',"result":'
-    begun = b"{" if body == b"{}" else body[:-1] + b","
-    return head + begun + b'"_meta":' + exact.written(meta) + kind + b"}}"
+    # In one go: results can be long.
+    begun = (b"{",) if body == b"{}" else (memoryview(body)[:-1], b",")
+    return b"".join((head, *begun, b'"_meta":', exact.written(meta), kind, b"}}"))
 
 
 # --- Tasks -----------------------------------------------------------------------------------------------------------
@@ -261,8 +262,8 @@ def _dressed(
 def inlined(answer: Answer) -> bytes:
     """The result that a task ended with: the same that the call would have been answered with."""
     ids = ids_of(answer.call_id, None if answer.code == "ok" else answer.code, answer.record_id)
-    begun = b"{" if answer.body == b"{}" else answer.body[:-1] + b","
-    return begun + b'"resultType":"complete","_meta":' + exact.written(answer.meta | ids) + b"}"
+    begun = (b"{",) if answer.body == b"{}" else (memoryview(answer.body)[:-1], b",")
+    return b"".join((*begun, b'"resultType":"complete","_meta":', exact.written(answer.meta | ids), b"}"))
 
 
 def ids_of(call_id: uuid.UUID | None, code: str | None, record_id: uuid.UUID | None = None) -> dict[str, str]:

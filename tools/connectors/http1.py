@@ -21,6 +21,7 @@ from tools.connectors import limits
 from tools.connectors.base import ConnectorError
 from tools.egress import Egress, EgressDenied
 
+_PART_BYTES = 4096
 _HEAD_LIMIT = 64 * 1024
 # Common servers close after five seconds; a request on a connection that is just being closed would be lost.
 _IDLE_SECONDS = 4.0
@@ -215,7 +216,7 @@ class _Connection(asyncio.Protocol):
         self._parser = HttpResponseParser(self)
         self._status = self._head_size = self._untold = self._size = 0
         self._headers: dict[str, str] = {}
-        self._body = bytearray()
+        self._body: list[bytes] = []
         self._complete = self._in_body = False
         self._error: ConnectorError | None = None
         self._more: asyncio.Future[None] | None = None
@@ -234,7 +235,7 @@ class _Connection(asyncio.Protocol):
         """See `Stream.chunks`."""
         while True:
             if self._body:
-                chunk = bytes(self._body)
+                chunk = b"".join(self._body)
                 self._body.clear()
                 yield chunk
             elif self._complete:
@@ -247,7 +248,7 @@ class _Connection(asyncio.Protocol):
 
     def recount(self) -> None:
         """See `Stream.recount`."""
-        self._size = len(self._body)
+        self._size = sum(map(len, self._body))
 
     @property
     def is_complete(self) -> bool:
@@ -354,7 +355,11 @@ class _Connection(asyncio.Protocol):
             self._size += len(data)
             self._told = True
             self._measure(self._size)
-            self._body += data
+            # Long answers in the parts that came, joined once at the end; what drips in, in parts of some size.
+            if self._body and len(self._body[-1]) < _PART_BYTES:
+                self._body[-1] += data
+            else:
+                self._body.append(data)
             self._wake()
 
     def on_message_complete(self) -> None:
@@ -365,7 +370,7 @@ class _Connection(asyncio.Protocol):
         self._complete = True
         self._wake()
         if self._answer is not None and not self._answer.done():
-            self._resolve(Response(self._status, self._headers, bytes(self._body), self))
+            self._resolve(Response(self._status, self._headers, b"".join(self._body), self))
             self._body.clear()
             self.close()
 
