@@ -91,7 +91,7 @@ class Gateway:
         self.questions = Questions(self.mail)
         self.legacy = Legacy(self.sessions, self.events, self.questions, self.mail, self.ledger)
         self.withdrawals = Withdrawals(self.mail)
-        self.hearing = Hearing(self.connectors, hears=program == "web")
+        self.hearing = Hearing(self.connectors, self.mail, hears=program == "web")
         self.listening = self.hearing.listening
         self.subscriptions = Subscriptions(self.hearing, self.sessions, self.mail, self._subscribe)
         self.legacy.attend, self.legacy.admit = self.subscriptions.attend, self.subscriptions.admit

@@ -18,6 +18,8 @@ from django.db import DatabaseError, close_old_connections
 from access.snapshot import Snapshot, SourceEntry
 from audit.caller import Caller
 from gateway.listening import Listening
+from gateway.mail import Mail
+from gateway.relays import Relays
 from gateway.sources import Connectors
 from tools.connectors.base import Connector, ConnectorError, Offer, Source
 from tools.connectors.registry import connector_class, source_of
@@ -80,6 +82,7 @@ class _Ear:
         """What is at the URI is not as it was."""
         self._count()
         self.hearing.listening.updated(self.entry.source.id, uri)
+        self.hearing.relays.updated(self.entry.source.id, uri)
 
     def _count(self) -> None:
         heard, name = self.hearing.heard, self.entry.source.name
@@ -89,12 +92,13 @@ class _Ear:
 class Hearing:
     """The ears of one worker, and those here who listen. Without `hears`, it subscribes to nothing by itself."""
 
-    def __init__(self, connectors: Connectors, *, hears: bool) -> None:
+    def __init__(self, connectors: Connectors, mail: Mail, *, hears: bool) -> None:
         self._connectors = connectors
         self._hears = hears
         self.listening = Listening(self._let_go)
         self._ears: dict[uuid.UUID, _Ear] = {}
         self._work: set[asyncio.Task[None]] = set()
+        self.relays = Relays(mail, self.listening, self.start, self._is_own, self._watch_along)
         # For metrics: data source → what it said.
         self.heard: dict[str, int] = {}
 
@@ -118,6 +122,7 @@ class Hearing:
         connector.listen(ear)
         for uri in self.listening.watched(identifier):
             self.start(self.watch_again(identifier, uri))
+        self.relays.go_along()
 
     async def watch_again(self, source: uuid.UUID, uri: str) -> None:
         """Have the source tell of a resource, as it was asked to on behalf of who listens here before."""
@@ -134,8 +139,17 @@ class Hearing:
         if (ear := self._ears.get(source)) is not None:
             ear.connector.unwatch(uri)
 
+    def _is_own(self, source: uuid.UUID) -> bool:
+        ear = self._ears.get(source)
+        return ear is not None and ear.connector.is_own
+
+    def _watch_along(self, source: uuid.UUID, uris: frozenset[str]) -> None:
+        if (ear := self._ears.get(source)) is not None and ear.connector.is_own:
+            ear.connector.watch_along(uris)
+
     async def stop(self) -> None:
         """Leave what is under way."""
+        self.relays.close()
         for task in tuple(self._work):
             task.cancel()
         await asyncio.gather(*self._work, return_exceptions=True)

@@ -77,6 +77,8 @@ class Listening:
 
     def __init__(self, let_go: Callable[[uuid.UUID, str], None]) -> None:
         self._let_go = let_go
+        # Told of a source of which another resource is watched here, or one less.
+        self.watches: Callable[[uuid.UUID], None] = lambda source: None
         self._snapshot: Snapshot | None = None
         self._seats: dict[tuple[str, str | None], _Seat] = {}
         self._by_user: dict[int, int] = {}
@@ -111,7 +113,10 @@ class Listening:
     def watch(self, listener: Listener, source: uuid.UUID, uri: str) -> None:
         """Tell it also of the resource, if it has joined or as soon as it does."""
         listener.watched.add((source, uri))
-        self._watchers.setdefault((source, uri), set()).add(listener)
+        if (source, uri) not in self._watchers:
+            self._watchers[source, uri] = set()
+            self.watches(source)
+        self._watchers[source, uri].add(listener)
 
     def unwatch(self, listener: Listener, source: uuid.UUID, uri: str) -> None:
         """Tell it no more of the resource."""
@@ -120,6 +125,7 @@ class Listening:
         watchers.discard(listener)
         if not watchers and self._watchers.pop((source, uri), None) is not None:
             self._let_go(source, uri)
+            self.watches(source)
 
     def leave(self, listener: Listener) -> None:
         """It is gone, whether or not it had joined."""
@@ -141,6 +147,10 @@ class Listening:
     def watched(self, source: uuid.UUID) -> Iterator[str]:
         """The URIs of the source that somebody wants to hear of."""
         return (uri for of, uri in tuple(self._watchers) if of == source)
+
+    def all_watched(self) -> Iterator[Watched]:
+        """Source and URI of whatever somebody wants to hear of."""
+        return iter(tuple(self._watchers))
 
     def close(self) -> None:
         """End all streams, also those to come: the worker stops."""
@@ -199,7 +209,7 @@ class Listening:
 
     def updated(self, source: uuid.UUID, uri: str) -> None:
         """A source says that a resource of it has changed: tell those who want to know, and may read it."""
-        for subscribed in _and_above(uri):
+        for subscribed in and_above(uri):
             for listener in tuple(self._watchers.get((source, subscribed), ())):
                 if self.source_of(listener, uri) == source:
                     self.told += 1
@@ -252,7 +262,7 @@ def _mark(snapshot: Snapshot, principal: Principal, toolset: str | None, change:
     return mark.hexdigest()[:16]
 
 
-def _and_above(uri: str) -> Iterator[str]:
+def and_above(uri: str) -> Iterator[str]:
     """The URI, and those of which it may be a part: who hears of a folder hears of what is in it."""
     yield uri
     scheme, colon, rest = uri.partition("://")

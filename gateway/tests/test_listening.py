@@ -199,6 +199,40 @@ async def test_a_resource_that_changed_is_told_to_those_who_may_read_it(gateway:
     assert all(orjson.loads(row.detail or "")["method"] == "resources/subscribe" for row in found)
 
 
+class Own(FakeConnector):
+    """A server of which each worker has a process."""
+
+    is_own = True
+    along: frozenset[str] = frozenset()
+
+    def watch_along(self, uris: frozenset[str]) -> None:
+        self.along = uris
+
+    async def watch(self, uri: str) -> None:
+        """It does."""
+
+
+async def test_what_the_process_of_one_worker_says_is_told_at_the_others_that_watch_it(
+    gateway: Gateway, other: Gateway, library: Library
+) -> None:
+    company = library.company
+    await knows(gateway, library)
+    await knows(other, library)
+    here, there = Own(), Own()
+    gateway.hearing._ears[company.source.pk].connector = here
+    other.hearing._ears[company.source.pk].connector = there
+    wanted = {"resourceSubscriptions": ["desk://hours", "desk://any"]}
+    async with listening_to(other, company.token, wanted) as stream:
+        await until(lambda: here.along == {"desk://hours", "desk://any"})
+        assert not there.along
+        ear = gateway.hearing._ears[company.source.pk]
+        for uri in ("desk://other", "desk://hours", "desk://hours", "desk://any"):
+            ear.resource_updated(uri)
+        await until(lambda: len(stream.told) > 1)
+        assert stream.told == [("resources/updated", "desk://hours"), ("resources/updated", "desk://any")]
+    await until(lambda: not here.along)
+
+
 async def test_a_resource_is_let_go_with_the_last_who_watches_it(
     gateway: Gateway, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,6 +181,8 @@ class Connector(ABC):
     discovers: ClassVar[bool]
     # Whether sources of this kind say something without being asked.
     hears: ClassVar[bool] = False
+    # Whether each process has an upstream of its own: what that says, the others do not hear.
+    is_own: ClassVar[bool] = False
     # Whoever keeps connectors open may want to hear what happens to them: a code, and what there is to say about it.
     tell: Callable[[str, dict[str, Any]], None] = staticmethod(_nobody)
     # Calls under way that may take longer than calls do.
@@ -234,6 +236,9 @@ class Connector(ABC):
 
     def unwatch(self, uri: str) -> None:  # noqa: B027 - not every kind hears
         """It need not say so any more."""
+
+    def watch_along(self, uris: frozenset[str]) -> None:  # noqa: B027 - not every kind hears
+        """Have the source tell of these resources too, watched at other processes; nothing is started for it."""
 
     async def close(self) -> None:  # noqa: B027 - not every kind holds something open
         """Let go of what is open."""

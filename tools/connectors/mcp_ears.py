@@ -85,8 +85,10 @@ class McpHearing(McpCore):
     def __init__(self, source: Source, egress: Egress) -> None:
         super().__init__(source, egress)
         self._ear: Ear | None = None
-        # The resources that somebody here wants to hear of, and those that the server tells of over the present line.
+        # The resources that somebody here wants to hear of, or somebody elsewhere, and those that the server tells of
+        # over the present line.
         self._wanted: set[str] = set()
+        self._along: frozenset[str] = frozenset()
         self._heard: set[str] = set()
         self._line: Line | None = None
         self._line_is_for: object = None
@@ -122,6 +124,17 @@ class McpHearing(McpCore):
         self._wanted.discard(uri)
         if self._ear is not None and (uri in self._heard or self._adjusting.locked()):
             self._adjust_soon(0)
+
+    def watch_along(self, uris: frozenset[str]) -> None:
+        """See `Connector.watch_along`."""
+        if uris != self._along:
+            self._along = uris
+            if self._ear is not None and self._greeting is not None:
+                self._adjust_soon(0)
+
+    @property
+    def _all_wanted(self) -> set[str]:
+        return self._wanted | self._along
 
     async def request(self, method: str, params: dict[str, Any], context: Context) -> Result:
         """Also resources/subscribe, which stands for all who watch the resource here."""
@@ -185,7 +198,7 @@ class McpHearing(McpCore):
     async def _adjust(self) -> None:
         """Have the line fit what is wanted. Raises Deaf, RpcError and ConnectorError."""
         async with self._adjusting:
-            if not self._wanted and not self.source.options.hears_changes:
+            if not self._all_wanted and not self.source.options.hears_changes:
                 self._drop_line()
                 raise Deaf
             greeting = self._greeting or await self._greet()
@@ -210,7 +223,7 @@ class McpHearing(McpCore):
             self._ear.began()
 
     def _is_of_use(self, greeting: Greeting) -> bool:
-        return bool(self._changes(greeting)) or (_MAY_WATCH in greeting.capabilities and bool(self._wanted))
+        return bool(self._changes(greeting)) or (_MAY_WATCH in greeting.capabilities and bool(self._all_wanted))
 
     def _changes(self, greeting: Greeting) -> list[str]:
         """What the filter calls the lists that are listened for."""
@@ -221,8 +234,8 @@ class McpHearing(McpCore):
     async def _fit_modern(self, greeting: Greeting) -> None:
         """One stream for everything. Another filter is another stream, opened before the present one is closed."""
         wanted: dict[str, Any] = dict.fromkeys(self._changes(greeting), True)
-        if self._wanted and _MAY_WATCH in greeting.capabilities:
-            wanted[_RESOURCES] = sorted(self._wanted)
+        if self._all_wanted and _MAY_WATCH in greeting.capabilities:
+            wanted[_RESOURCES] = sorted(self._all_wanted)
         if self._line is not None and self._line_is_for == (greeting, wanted):
             return
         try:
@@ -256,10 +269,10 @@ class McpHearing(McpCore):
     async def _fit_legacy(self, greeting: Greeting) -> None:
         if self._line is None or self._line_is_for is not greeting:
             self._put_through(await self._upstream.overhear(greeting, None, self._take), greeting)
-        for uri in sorted(self._heard - self._wanted):
+        for uri in sorted(self._heard - self._all_wanted):
             self._heard.discard(uri)
             await self._said(greeting, _UNSUBSCRIBE, uri)
-        for uri in sorted(self._wanted - self._heard):
+        for uri in sorted(self._all_wanted - self._heard):
             if await self._said(greeting, _SUBSCRIBE, uri):
                 self._heard.add(uri)
 

@@ -359,6 +359,7 @@ class McpStdioConnector(McpHearing):
     Options = McpStdioOptions
     ToolSpec = McpTool
     _tells_apart = False
+    is_own = True
     _speaks_up = False  # a process that nobody needs is not started to be listened to
 
     def __init__(self, source: Source, egress: Egress) -> None:

@@ -224,7 +224,7 @@ for message in messages():
         tell("subscriptions/acknowledged", notifications=params["notifications"])
     elif method == "notifications/cancelled":
         send({"jsonrpc": "2.0", "id": params["requestId"], "result": {}})
-    elif method == "resources/subscribe":
+    elif method in ("resources/subscribe", "resources/unsubscribe"):
         reply(message, {})
     elif method == "tools/call" and params["name"] == "die":
         os._exit(1)
@@ -239,8 +239,14 @@ for message in messages():
 async def test_a_process_is_heard_while_it_runs_and_runs_while_it_is_watched(era: Era, connect: Connect) -> None:
     connector, ear = connect(SPEAKING % era), Ear()
     connector.listen(ear)
+    connector.watch_along(frozenset({"a://2"}))
+    assert connector._server.pid is None
     await call(connector, "tell")
     await until(lambda: connector._line is not None and not connector._tasks)
+    assert "a://2" in connector._heard
+    assert not connector._server.is_listened_to
+    connector.watch_along(frozenset())
+    await until(lambda: "a://2" not in connector._heard)
     ear.heard.clear()
     assert await call(connector, "tell") == "told"
     assert ear.heard == ["lists", "a://1"]
