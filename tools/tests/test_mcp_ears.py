@@ -240,11 +240,13 @@ async def test_a_process_is_heard_while_it_runs_and_runs_while_it_is_watched(era
     connector, ear = connect(SPEAKING % era), Ear()
     connector.listen(ear)
     connector.watch_along(frozenset({"a://2"}))
-    assert connector._server.pid is None
+    before = connector._server.pid
+    assert before is None
     await call(connector, "tell")
     await until(lambda: connector._line is not None and not connector._tasks)
     assert "a://2" in connector._heard
-    assert not connector._server.is_listened_to
+    is_kept = connector._server.is_listened_to
+    assert not is_kept
     connector.watch_along(frozenset())
     await until(lambda: "a://2" not in connector._heard)
     ear.heard.clear()
