@@ -66,8 +66,7 @@ def _one_window(start: int | None) -> tuple[int | None, int]:
     under way hold the mark, some for minutes, but not what comes behind them.
     """
     with transaction.atomic():
-        Mark.objects.get_or_create(name=_MARK)
-        mark = Mark.objects.select_for_update().get(name=_MARK)
+        mark = _mark()
         if mark.high and timezone.now() - mark.at < _SETTLED:
             return None, 0
         # Up to the newest record of the last look: whoever wrote one with a smaller number has committed it by now.
@@ -128,14 +127,28 @@ def _close(keys: list[int]) -> None:
             record(_outcome_of(intent))
 
 
-def close_call(call_id: uuid.UUID) -> bool:
-    """Give the call's intent an outcome that says `unknown`, unless there is one. Returns whether it did."""
+def close_call(call_id: uuid.UUID) -> uuid.UUID | None:
+    """Give the call's intent an outcome that says `unknown`, and return its id; None where there is an outcome."""
     with transaction.atomic():
+        _mark()  # Several may want to close it at this moment.
         found = dict(_last([call_id]))
         if call_id not in found:
-            return False
-        record(_outcome_of(Record.objects.defer("ct", "detail").get(id=found[call_id])))
-    return True
+            return None
+        return record(_outcome_of(Record.objects.defer("ct", "detail").get(id=found[call_id])))
+
+
+def close_aside(call_id: uuid.UUID) -> uuid.UUID | None:
+    """As `close_call`, in a thread: its connection goes back afterwards."""
+    try:
+        return close_call(call_id)
+    finally:
+        connection.close()
+
+
+def _mark() -> Mark:
+    """Where the last look ended. Holds off everybody else until the transaction ends."""
+    Mark.objects.get_or_create(name=_MARK)
+    return Mark.objects.select_for_update().get(name=_MARK)
 
 
 def _outcome_of(intent: Record) -> Entry:

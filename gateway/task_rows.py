@@ -44,7 +44,7 @@ FROM gateway_task WHERE id = %s AND user_id = %s AND expires_at > now()
 """
 _BEAT = """
 UPDATE gateway_task SET heartbeat_at = now()
-WHERE worker = %s AND status IN ('working', 'input_required') RETURNING id
+WHERE id = ANY(%s) AND worker = %s AND status IN ('working', 'input_required') RETURNING id
 """
 _SIGNALS = """
 SELECT id, cancel_requested_at IS NOT NULL, answers IS NOT NULL FROM gateway_task
@@ -207,9 +207,9 @@ class Rows:
 
     # --- For the worker -----------------------------------------------------------------------------------------------
 
-    async def beat(self, worker: str) -> frozenset[str]:
-        """Say that the worker lives. Returns the tasks that it holds."""
-        return frozenset(row[0] for row in await self._all(_BEAT, (worker,)))
+    async def beat(self, worker: str, held: list[str]) -> frozenset[str]:
+        """Say that the worker works on these. Returns those of them that are its own."""
+        return frozenset(row[0] for row in await self._all(_BEAT, (held, worker)))
 
     async def signals(self, worker: str, held: list[str]) -> list[tuple[str, bool, bool]]:
         """(task, whether it is to end, whether there are answers), of those that have either."""

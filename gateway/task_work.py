@@ -12,19 +12,17 @@ import contextlib
 import logging
 import secrets
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 from django.conf import settings
-from django.db import connection
 
 from access import policy
 from access.snapshot import Snapshot, ToolEntry
 from audit.entry import uuid7
 from audit.ledger import Entry, Ledger, LedgerUnavailable
-from audit.reconcile import close_call
+from audit.reconcile import close_aside
 from gateway import task_forms
 from gateway.calls import Answer, Call, NotAdmitted, Pipeline, Refused
 from gateway.mail import Mail
@@ -218,6 +216,7 @@ class Tasks:
 
     def _hold(self, work: Work) -> None:
         self._held[work.id] = work
+        self._checked = None  # a grant may be gone since the call began
         work.when_done = lambda job: self._end_soon(work)
         work.job.add_done_callback(work.when_done)
 
@@ -302,10 +301,11 @@ class Tasks:
             self._answers_since = now
 
     async def _beat(self) -> None:
-        """Say that this worker lives, and let go of what another one has taken over."""
-        mine = await self.rows.beat(self._mail.worker)
-        for work in self._held.values():
-            if work.id not in mine:
+        """Say that this worker works on them, and let go of what another one has taken over."""
+        held = dict(self._held)  # what is taken up meanwhile is not asked about
+        mine = await self.rows.beat(self._mail.worker, list(held))
+        for identifier, work in held.items():
+            if identifier not in mine:
                 self._break_off(work, _LOST)
 
     async def _listen(self) -> None:
@@ -358,7 +358,7 @@ class Tasks:
             with contextlib.suppress(LedgerUnavailable):
                 await self._ledger.write(_unfinished(lost, "cancelled" if lost.is_cancelled else "unknown"))
         else:
-            await asyncio.to_thread(_close, lost.call_id)
+            await asyncio.to_thread(close_aside, lost.call_id)
         await self._finish(lost.id, ending, task_forms.error_of(ending, lost.call_id))
 
     def _begin_anew(self, lost: Lost) -> bool:
@@ -432,14 +432,6 @@ def _unfinished(lost: Lost, code: str) -> Entry:
         arguments=exact.written(kept["raw"]),
         detail=orjson.dumps({"task": lost.id, "attempts": lost.attempts}).decode(),
     )
-
-
-def _close(call_id: uuid.UUID) -> None:
-    """Record that nobody knows what became of the call. In a thread, whose connection goes back afterwards."""
-    try:
-        close_call(call_id)
-    finally:
-        connection.close()
 
 
 def _first_line(error: BaseException) -> str:

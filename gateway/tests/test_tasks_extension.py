@@ -262,6 +262,30 @@ async def test_a_task_ends_with_the_grant_of_its_tool(company: Company, gateway:
     assert reply.error["code"] == -32602
 
 
+async def test_a_grant_that_went_before_a_call_became_a_task_ends_it_too(
+    company: Company, gateway: Gateway, outside: FakeConnector, settings: Any
+) -> None:
+    settings.TASK_AFTER_SECONDS = 3600
+
+    async def ask_at_last(context: Context) -> None:
+        assert context.client is not None
+        await context.client.ask("elicitation/create", {"message": "?"})
+
+    assert outside.gate is not None
+    outside.during = ask_at_last
+    await become(company, gateway, "at_once", "write")
+    await begun(gateway, company, "write")
+    late = asyncio.create_task(call(gateway, company.token, "echo"))
+    await until(lambda: len(outside.calls) == 2)
+    await in_thread(lambda: Grant.objects.filter(tool__name="echo").delete())
+    await until(lambda: gateway.tasks._checked and not any("echo" in g for g in gateway.tasks._checked.grants.values()))
+    outside.gate.set()
+    identifier = (await late).result["taskId"]
+    await until(lambda: len(gateway.tasks) == 1)
+    row = await in_thread(lambda: Task.objects.get(pk=identifier))
+    assert (row.status, row.code) == ("failed", "not_granted")
+
+
 async def test_arguments_and_results_are_not_readable_in_the_table(
     company: Company, gateway: Gateway, outside: FakeConnector
 ) -> None:
@@ -402,6 +426,34 @@ async def test_what_a_tool_with_effects_did_is_unknown_and_it_is_not_called_agai
     assert (task["status"], task["error"]["data"]["mcpsite/code"]) == ("failed", "outcome_unknown")
     assert len(outside.calls) == 1
     assert [record.code for record in await records(call_id=call_id)] == ["intended", "unknown"]
+
+
+async def test_what_is_taken_up_while_a_worker_gives_its_sign_of_life_goes_on(
+    company: Company, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(task_work, "_BEAT_SECONDS", 3600)
+    await become(company, gateway, "at_once", "echo")
+    await begun(gateway, company)
+    beat = gateway.tasks.rows.beat
+
+    async def slow(worker: str, held: list[str]) -> frozenset[str]:
+        mine = await beat(worker, held)
+        await begun(gateway, company)
+        return mine
+
+    monkeypatch.setattr(gateway.tasks.rows, "beat", slow)
+    await gateway.tasks._beat()
+    assert [work.ending for work in gateway.tasks._held.values()] == [None, None]
+
+
+async def test_a_task_that_its_worker_has_let_go_is_not_kept_from_others(
+    company: Company, gateway: Gateway, survivor: Gateway
+) -> None:
+    await become(company, gateway, "at_once", "echo")
+    let_go, _ = [await begun(gateway, company) for _ in range(2)]
+    work = gateway.tasks._held.pop(let_go)  # as when its end could not be written for minutes
+    work.job.remove_done_callback(work.when_done)
+    await until(lambda: let_go in (*gateway.tasks._held, *survivor.tasks._held))
 
 
 async def test_a_worker_that_stops_in_order_leaves_reading_tasks_to_another_one(
