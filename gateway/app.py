@@ -89,10 +89,10 @@ class Gateway:
         self.sessions = Sessions(settings.REDIS_URL, self.budgets, self.mail)
         self.events = Events(settings.REDIS_URL, self.mail)
         self.questions = Questions(self.mail)
-        self.legacy = Legacy(self.sessions, self.events, self.questions, self.mail, self.ledger)
-        self.withdrawals = Withdrawals(self.mail)
         self.hearing = Hearing(self.connectors, self.mail, hears=program == "web")
         self.listening = self.hearing.listening
+        self.legacy = Legacy(self.sessions, self.events, self.questions, self.mail, self.ledger, self.hearing.listening)
+        self.withdrawals = Withdrawals(self.mail)
         self.subscriptions = Subscriptions(self.hearing, self.sessions, self.mail, self._subscribe)
         self.legacy.attend, self.legacy.admit = self.subscriptions.attend, self.subscriptions.admit
         # Of each era: what serves a method.
@@ -117,6 +117,7 @@ class Gateway:
         self.listening.swap(snapshot)
         self.hearing.swap(snapshot)
         self.parking.review(snapshot)
+        self.questions.review(snapshot)
         if snapshot.erased_at != self._erased_at:
             self._erased_at = snapshot.erased_at
             self.ledger.forget_keys()

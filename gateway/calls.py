@@ -274,19 +274,10 @@ class Pipeline:
             refusal=outcome.refusal,
         )
 
-    async def lose(self, call: Call, call_id: uuid.UUID) -> Refused:
-        """Close a parked call whose worker has ended. What its client is told; raises Refused."""
+    def lost(self, call: Call, call_id: uuid.UUID, record_id: uuid.UUID) -> Refused:
+        """Count a parked call whose worker has ended. What its client is told."""
         snapshot = self._snapshot()
-        found = snapshot and _found(snapshot, call)
-        if snapshot is None or not found:
-            return unavailable("ready", call_id)
-        facts = _facts(call._replace(call_id=call_id, notes={"holder": "ended"}), snapshot, found[0]) | _of(found[0])
-        entry = Entry(kind="outcome", code="unknown", decision="allow", **without_arguments(facts))
-        try:
-            record_id = await self._ledger.conclude(entry)
-        except LedgerUnavailable as error:
-            raise unavailable("record", call_id) from error
-        self._meter.count(found[0], "allow", "unknown")
+        self._meter.count(known_of(snapshot, call) if snapshot else None, "allow", "unknown")
         message = (
             f"The worker that held the call {call_id} has ended, and what became of the call is not known here. "
             "Find out, in the ledger or at the upstream, before you call again."
@@ -394,6 +385,11 @@ def known_of(snapshot: Snapshot, call: Call) -> Callee | None:
     if call.kind == "tool":
         return snapshot.tools.get(call.tool)
     return known_offered(snapshot.offered, call.kind, call.tool)
+
+
+def is_granted(snapshot: Snapshot, call: Call) -> bool:
+    """Whether the caller may call it."""
+    return _found(snapshot, call) is not None
 
 
 def _is_no_task(call: Call) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from gateway import wire
+from gateway.auth import bearer_of
 from gateway.http import takes_events
 from gateway.questions import Questions
 from gateway.replies import Reply
@@ -82,10 +83,10 @@ class LegacyClient(Told):
 
     answers_later = False
 
-    def __init__(self, session: Session, questions: Questions, reply: Reply, progress_token: Id) -> None:
+    def __init__(self, session: Session, bearer: str, questions: Questions, reply: Reply, progress_token: Id) -> None:
         super().__init__(session.capabilities, reply, progress_token, session.log_level or _USUAL_LEVEL)
         self.chose_level = session.log_level is not None
-        self._session, self._questions, self._stream = session, questions, reply
+        self._session, self._bearer, self._questions, self._stream = session, bearer, questions, reply
 
     def linger(self) -> None:
         """See `Client`."""
@@ -96,7 +97,7 @@ class LegacyClient(Told):
         """See `Client`. The client has ten minutes."""
         if self._stream.is_lost and self._stream.log is None:
             raise _unanswered("The client is gone.")
-        with self._questions.open(self._session.id) as question:
+        with self._questions.open(self._session.id, self._bearer) as question:
             try:
                 request = exact.written({"jsonrpc": "2.0", "id": question.id, "method": method, "params": params})
             except orjson.JSONEncodeError as error:
@@ -138,7 +139,7 @@ def peer_of(message: Message, visit: Visit, reply: Reply, questions: Questions) 
         return None
     stream = reply if takes_events(visit.headers) else None
     if session is not None and stream is not None:
-        return LegacyClient(session, questions, stream, message.progress_token)
+        return LegacyClient(session, bearer_of(visit.headers), questions, stream, message.progress_token)
     capabilities = message.capabilities if message.modern else _NOTHING
     token = message.progress_token if stream else None
     level = _level_of(message) if stream and message.modern else None

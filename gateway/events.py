@@ -11,7 +11,7 @@ import itertools
 import logging
 import re
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -185,8 +185,11 @@ class Events:
             log.taken_over()
 
     @asynccontextmanager
-    async def reading(self, session_id: str, place: Place) -> AsyncIterator[AsyncIterator[Event]]:
-        """The events of the session after that place, also those that are still to come, until the stream ends.
+    async def reading(
+        self, session_id: str, place: Place, lives: Callable[[], Awaitable[bool]]
+    ) -> AsyncIterator[AsyncIterator[Event]]:
+        """The events of the session after that place, also those that are still to come, until the stream ends, or its
+        session, of which `lives` is asked now and then.
 
         Raises LookupError when nothing of the stream is kept (any more), and EventsAway.
         """
@@ -198,11 +201,13 @@ class Events:
             async with client:
                 if not await client.exists(key):
                     raise LookupError(key)
-                yield self._read(client, key, place)
+                yield self._read(client, key, place, lives)
         except AWAY as error:
             raise EventsAway(str(error)) from error
 
-    async def _read(self, client: Any, key: str, place: Place) -> AsyncIterator[Event]:
+    async def _read(
+        self, client: Any, key: str, place: Place, lives: Callable[[], Awaitable[bool]]
+    ) -> AsyncIterator[Event]:
         after, request = place.number, await self._request_of(client, key)
         while True:
             found = await client.xread({key: f"{after}-0"}, count=100, block=int(_LOOK_UP_SECONDS * 1000))
@@ -211,7 +216,11 @@ class Events:
                     return
                 if data := _opened(fields[_DATA], key):
                     yield Event(f"{place.stream}.{after}", data)
-            if not found and not await self._mail.hears(place.worker):
+            if found:
+                continue
+            if not await lives():  # Redis may have forgotten the stream with its session.
+                return
+            if await self._mail.has_ended(place.worker):
                 yield Event(f"{place.stream}.{after + 1}", _lost(request))
                 return
 

@@ -135,7 +135,9 @@ class ParkedCall(AskedCall):
             self.task.cancel()
             raise
         if self.task.cancelled():
-            raise Refused("cancelled", "The call was cancelled: its token was revoked, or the process stops.")
+            raise Refused(
+                "cancelled", "The call was cancelled: its token or grant was taken away, or the process stops."
+            )
         return self.task.result()
 
     async def resume(self, answers: Answers, peer: Client | None, request_id: str | None, address: str | None) -> None:

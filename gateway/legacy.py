@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import orjson
@@ -17,9 +18,11 @@ import orjson
 from audit.floods import Flood
 from audit.ledger import Entry, Ledger
 from gateway import answers, reads, wire
+from gateway.auth import bearer_of
 from gateway.clients import LEVELS
 from gateway.events import Events, EventsAway, Place
 from gateway.http import takes_events
+from gateway.listening import Listening
 from gateway.mail import Mail
 from gateway.questions import Questions
 from gateway.replies import Reply
@@ -47,9 +50,17 @@ class Legacy:
     refuses one too many of a user.
     """
 
-    def __init__(self, sessions: Sessions, events: Events, questions: Questions, mail: Mail, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        events: Events,
+        questions: Questions,
+        mail: Mail,
+        ledger: Ledger,
+        listening: Listening,
+    ) -> None:
         self._sessions, self._events, self._questions = sessions, events, questions
-        self._mail, self._ledger = mail, ledger
+        self._mail, self._ledger, self._listening = mail, ledger, listening
         self._begun = Flood()
         # Whoever reads a stream of a session here: (session, stream) → its number, and where it reads.
         self._readers: dict[tuple[str, str], tuple[int, Reply]] = {}
@@ -66,11 +77,8 @@ class Legacy:
         return len(self._readers)
 
     def close(self) -> None:
-        """End the streams that are read on here, also those to come: their clients go on at another worker."""
+        """Let no other stream be read on here: their clients go on at another worker."""
         self._is_closed = True
-        for (_, stream), (_, reply) in tuple(self._readers.items()):
-            if stream != _OWN:
-                reply.withdraw()
 
     # --- A request in a session ---------------------------------------------------------------------------------------
 
@@ -98,7 +106,8 @@ class Legacy:
                 reply.open_after(_LONG_SECONDS)
 
     async def _session_of(self, visit: Visit) -> Session:
-        session = await self._sessions.find(visit.headers[SESSION].decode("latin-1"), visit.principal.user_id)
+        who, identifier = visit.principal, visit.headers[SESSION].decode("latin-1")
+        session = await self._sessions.find(identifier, who.user_id, who.token)
         if session is None:
             raise _ended()
         return session
@@ -198,7 +207,7 @@ class Legacy:
 
     async def _lives(self, session: Session) -> bool:
         try:
-            return await self._sessions.find(session.id, session.user_id) is not None
+            return await self._sessions.find(session.id, session.user_id, session.token) is not None
         except SessionsAway:
             return True
 
@@ -207,7 +216,9 @@ class Legacy:
         place = Place.of(event_id)
         if place is None:
             raise WireError(wire.INVALID_REQUEST, "Last-Event-ID is not the id of an event of ours.")
-        with self._counted(session):
+        self.admit(session.user_id)
+        bearer = bearer_of(visit.headers)
+        with self._counted(session), self._listening.staying(bearer, visit.toolset, visit.principal, reply.withdraw):
             number = await self._sessions.number(session)
             with self._reading(session, place.stream, number, reply):
                 try:
@@ -218,7 +229,7 @@ class Legacy:
                         raise WireError(wire.INVALID_REQUEST, message) from error
 
     async def _send_on(self, session: Session, place: Place, number: int, reply: Reply) -> None:
-        async with self._events.reading(session.id, place) as events:
+        async with self._events.reading(session.id, place, partial(self._lives, session)) as events:
             await self._tell_reading(session, place.stream, number)
             reply.open()
             if session.revision >= _PRIMED:

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
@@ -144,6 +145,20 @@ class Listening:
         if not seat.listeners:
             del self._seats[listener.bearer, listener.toolset]
 
+    @contextmanager
+    def staying(
+        self, bearer: str, toolset: str | None, principal: Principal, end: Callable[[], None]
+    ) -> Iterator[None]:
+        """While the block runs, `end` is called when the token is not good any more, and when the worker stops. Raises
+        TooManyStreams.
+        """
+        listener = Listener(bearer, toolset, frozenset(), _tell_nobody, end)
+        self.join(listener, principal)
+        try:
+            yield
+        finally:
+            self.leave(listener)
+
     def watched(self, source: uuid.UUID) -> Iterator[str]:
         """The URIs of the source that somebody wants to hear of."""
         return (uri for of, uri in tuple(self._watchers) if of == source)
@@ -238,6 +253,10 @@ class Listening:
                 listener.tell(method, {})
         if self._due:
             asyncio.get_running_loop().call_soon(self._tell_some)
+
+
+def _tell_nobody(method: str, params: dict[str, Any]) -> None:
+    """Of a stream that is only ended."""
 
 
 def _differing(

@@ -31,8 +31,14 @@ _EVERYBODY = "mcpsite:workers"
 _WORKER = re.compile("[0-9a-f]{16}")
 _TIMEOUT_SECONDS = 1.0
 _RETRY_SECONDS = 0.5
+# A worker that lost its connection hears again within this time.
+_BACK_SECONDS = 1.5
 # A connection that answers nothing for twice as long is given up.
 _QUIET_SECONDS = 10.0
+
+
+class MailAway(Exception):
+    """Redis does not answer, so that nobody knows whether a letter was heard."""
 
 
 class Mail:
@@ -70,32 +76,55 @@ class Mail:
 
     async def send(self, worker: str, kind: str, payload: Payload) -> bool:
         """Send a letter of JSON to one worker. False when nobody heard it: the worker has ended, or Redis is away."""
+        try:
+            return await self._sent(worker, kind, payload)
+        except MailAway as error:
+            logger.warning("Redis is away, a letter (%s) is not delivered: %s", kind, error)
+            return False
+
+    async def deliver(self, worker: str, kind: str, payload: Payload) -> bool:
+        """As `send`, where more depends on the answer: False only when the worker has ended, and not when it has just
+        lost its connection. Raises MailAway.
+        """
+        if await self._sent(worker, kind, payload):
+            return True
+        await asyncio.sleep(_BACK_SECONDS)
+        return await self._sent(worker, kind, payload)
+
+    async def broadcast(self, kind: str, payload: Payload) -> None:
+        """Send a letter of JSON to all workers, this one too, as far as they can be reached."""
+        self._handle(kind, payload)
+        try:
+            await self._publish(_EVERYBODY, kind, payload)
+        except MailAway as error:
+            logger.warning("Redis is away, a letter (%s) is not delivered: %s", kind, error)
+
+    async def has_ended(self, worker: str) -> bool:
+        """Whether a letter to that worker is heard by nobody, now and a moment later. Raises what Redis does when it is
+        away.
+        """
+        if worker == self.worker or await self._hears(worker):
+            return False
+        await asyncio.sleep(_BACK_SECONDS)
+        return not await self._hears(worker)
+
+    async def _hears(self, worker: str) -> bool:
+        ((_, listeners),) = await self._redis.pubsub_numsub(_channel(worker))
+        return bool(listeners)
+
+    async def _sent(self, worker: str, kind: str, payload: Payload) -> bool:
         if worker == self.worker:
-            self._deliver(kind, payload)
+            self._handle(kind, payload)
             return True
         if _WORKER.fullmatch(worker) is None:  # made up: a client may have named it
             return False
         return await self._publish(_channel(worker), kind, payload) > 0
 
-    async def broadcast(self, kind: str, payload: Payload) -> None:
-        """Send a letter of JSON to all workers, this one too, as far as they can be reached."""
-        self._deliver(kind, payload)
-        await self._publish(_EVERYBODY, kind, payload)
-
-    async def hears(self, worker: str) -> bool:
-        """Whether a letter to that worker would be heard. Raises what Redis does when it is away."""
-        if worker == self.worker:
-            return True
-        channel = _channel(worker)
-        ((_, listeners),) = await self._redis.pubsub_numsub(channel)
-        return bool(listeners)
-
     async def _publish(self, channel: str, kind: str, payload: Payload) -> int:
         try:
             return int(await self._redis.publish(channel, exact.written([self.worker, kind, payload])))
         except AWAY as error:
-            logger.warning("Redis is away, a letter (%s) is not delivered: %s", kind, error)
-            return 0
+            raise MailAway(str(error)) from error
 
     async def _run(self) -> None:
         told = False
@@ -131,11 +160,15 @@ class Mail:
                 asked = True
 
     def _open(self, letter: bytes) -> None:
-        sender, kind, payload = exact.taken(letter)
+        try:
+            sender, kind, payload = exact.taken(letter)
+        except ValueError as error:
+            logger.error("a letter that cannot be read is dropped: %s", error)
+            return
         if sender != self.worker:  # what goes to everybody is delivered here before it is sent
-            self._deliver(kind, payload)
+            self._handle(kind, payload)
 
-    def _deliver(self, kind: str, payload: Payload) -> None:
+    def _handle(self, kind: str, payload: Payload) -> None:
         handler = self._handlers.get(kind)
         if handler is None:
             logger.info("a letter of the unknown kind %r is dropped", kind)

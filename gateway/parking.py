@@ -12,24 +12,28 @@ import uuid
 from functools import partial
 from typing import Any
 
+from django.db import DatabaseError
+
 from access import policy
 from access.snapshot import Snapshot
 from access.tokens import InvalidToken
 from audit.ledger import PARKED_SECONDS, Ledger
+from audit.reconcile import close_aside
 from gateway import wire
-from gateway.calls import Answer, Call, Pipeline, Refused
+from gateway.calls import Answer, Call, Pipeline, Refused, is_granted, unavailable
 from gateway.held import Answers, AskedCall, ParkedCall
-from gateway.mail import Mail, Payload
+from gateway.mail import Mail, MailAway, Payload
 from gateway.states import State
 from gateway.wire import WireError
 from tools import exact
 from tools.connectors.base import Client
 
 _MOST, _MOST_OF_USER = 100, 5
+# What of an answer is JSON of the upstream.
+_TEXTS = ("meta", "lacking", "refusal")
 _RETRY, _WORD, _CANCEL, _PING = "parking.retry", "parking.word", "parking.cancel", "parking.ping"
 # How often a worker that was given answers is asked whether it is still there.
 _PING_SECONDS = 5.0
-_MOST_LOST = 1_000
 
 
 class Parking:
@@ -42,12 +46,11 @@ class Parking:
         # What goes on here for other workers, and what other workers do for requests here, by ticket.
         self._served: dict[str, asyncio.Task[None]] = {}
         self._awaited: dict[str, asyncio.Future[Payload]] = {}
-        self._lost: set[uuid.UUID] = set()
         self._aside: set[asyncio.Task[bool]] = set()
         mail.on(_RETRY, self._serve)
         mail.on(_WORD, self._hear)
         mail.on(_CANCEL, self._break_off)
-        mail.on(_PING, lambda payload: None)
+        mail.on(_PING, self._hear_ping)
 
     def __len__(self) -> int:
         return len(self._parked)
@@ -82,11 +85,14 @@ class Parking:
         return await self._next_elsewhere(state, answers, call)
 
     def review(self, snapshot: Snapshot) -> None:
-        """Cancel the calls whose token is not valid any more."""
+        """Cancel the calls whose token is not valid any more, or does not allow them any more."""
         for held in tuple(self._calls):
             try:
-                policy.principal_of(snapshot, held.bearer)
+                principal = policy.principal_of(snapshot, held.bearer)
             except InvalidToken:
+                held.cancel()
+                continue
+            if not is_granted(snapshot, held.call._replace(principal=principal)):
                 held.cancel()
 
     async def stop(self) -> None:
@@ -151,11 +157,14 @@ class Parking:
             "request_id": call.request_id,
             "address": call.address,
         }
+        ping = {"ticket": ticket, "to": self._mail.worker}
         try:
-            heard = await self._mail.send(state.worker, _RETRY, asked)
+            heard = await self._mail.deliver(state.worker, _RETRY, asked)
             while heard and not word.done():
                 await asyncio.wait({word}, timeout=_PING_SECONDS)
-                heard = word.done() or await self._mail.send(state.worker, _PING, {})
+                heard = word.done() or await self._mail.deliver(state.worker, _PING, ping)
+        except MailAway as error:
+            raise _unreachable(state.call_id) from error
         except asyncio.CancelledError:
             self._send_aside(state.worker, _CANCEL, {"ticket": ticket})
             raise
@@ -165,24 +174,32 @@ class Parking:
             raise _unreachable(state.call_id)
         if not word.done():
             raise await self._lose(state.call_id, call)
+        if word.result().get("is_gone"):
+            raise _unreachable(state.call_id)
         return _read(word.result())
 
     async def _lose(self, call_id: uuid.UUID, call: Call) -> Refused | WireError:
-        """The worker that held the call has ended, and took along what is known of it."""
-        if call_id in self._lost:
-            return _ended()
-        if len(self._lost) >= _MOST_LOST:
-            self._lost.clear()
-        self._lost.add(call_id)
-        return await self._pipeline.lose(call, call_id)
+        """The worker that held the call has ended, and took along what is not on record of it."""
+        try:
+            record_id = await asyncio.to_thread(close_aside, call_id)
+        except DatabaseError:
+            return unavailable("record", call_id)
+        return self._pipeline.lost(call, call_id, record_id) if record_id else _ended()
 
     def _hear(self, word: Payload) -> None:
         future = self._awaited.get(word["ticket"])
         if future is not None and not future.done():
             future.set_result(word)
 
+    def _hear_ping(self, asked: Payload) -> None:
+        """Where nothing goes on here for that request, a letter was lost: this way or that."""
+        if asked["ticket"] not in self._served:
+            self._send_aside(asked["to"], _WORD, {"ticket": asked["ticket"], "is_gone": True})
+
     def _serve(self, asked: Payload) -> None:
         ticket = asked["ticket"]
+        if ticket in self._served:
+            return
         self._served[ticket] = task = asyncio.create_task(self._answer(asked))
         task.add_done_callback(lambda _: self._served.pop(ticket, None))
 
@@ -223,8 +240,9 @@ def _ended() -> WireError:
 
 
 def _written(answer: Answer) -> dict[str, Any]:
-    meta = exact.written(answer.meta).decode()  # Letters are read by a parser that knows no large numbers.
-    return {**answer._asdict(), "body": answer.body.decode(), "meta": meta}
+    # As texts: in a letter, what an upstream nested as deeply as may be would be too deep.
+    texts = {name: exact.written(getattr(answer, name)).decode() for name in _TEXTS}
+    return {**answer._asdict(), "body": answer.body.decode(), **texts}
 
 
 def _written_refusal(refusal: Refused) -> dict[str, Any]:
@@ -237,8 +255,8 @@ def _read(word: Payload) -> Answer:
     if (answer := word.get("answer")) is not None:
         ids = {name: uuid.UUID(answer[name]) for name in ("record_id", "call_id")}
         parked = tuple(answer["parked"]) if answer["parked"] else None
-        texts = {"body": answer["body"].encode(), "meta": exact.taken(answer["meta"])}
-        return Answer(**{**answer, **ids, **texts, "parked": parked})
+        texts = {name: exact.taken(answer[name]) for name in _TEXTS}
+        return Answer(**{**answer, **ids, **texts, "body": answer["body"].encode(), "parked": parked})
     if (refusal := word.get("refusal")) is not None:
         ids = {name: refusal[name] and uuid.UUID(refusal[name]) for name in ("record_id", "call_id")}
         raise Refused(**{**refusal, **ids})

@@ -10,9 +10,13 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from access import policy
+from access.snapshot import Snapshot
+from access.tokens import InvalidToken
 from gateway import wire
 from gateway.mail import Mail
 from gateway.sessions import Session
+from tools import exact
 
 _ANSWER = "questions.answer"
 
@@ -22,10 +26,10 @@ Response = dict[str, Any]
 class Question:
     """One request to a client. As a context manager: an answer that comes after the block finds nobody."""
 
-    def __init__(self, identifier: str, session_id: str, waiting: dict[str, Question]) -> None:
+    def __init__(self, identifier: str, session_id: str, bearer: str, waiting: dict[str, Question]) -> None:
         # The id of the JSON-RPC request.
         self.id = identifier
-        self.session_id = session_id
+        self.session_id, self.bearer = session_id, bearer
         self._waiting = waiting
         self._answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
@@ -58,9 +62,9 @@ class Questions:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def open(self, session_id: str) -> Question:
-        """A question to that session, to be sent under its id."""
-        return Question(f"{self._mail.worker}.{next(self._numbers)}", session_id, self._waiting)
+    def open(self, session_id: str, bearer: str) -> Question:
+        """A question to that session, to be sent under its id, as long as the token is good."""
+        return Question(f"{self._mail.worker}.{next(self._numbers)}", session_id, bearer, self._waiting)
 
     async def answered(self, session: Session, response: Mapping[str, Any]) -> bool:
         """Hand a client's response to the worker that waits for it. False when none does."""
@@ -70,16 +74,29 @@ class Questions:
         worker = identifier.partition(".")[0]
         if worker == self._mail.worker and identifier not in self._waiting:
             return False
-        return await self._mail.send(worker, _ANSWER, {"session": session.id, "response": dict(response)})
+        # As a text: in a letter, what is nested as deeply as a body may be would be too deep.
+        letter = {"session": session.id, "question": identifier, "response": exact.written(response).decode()}
+        return await self._mail.send(worker, _ANSWER, letter)
 
     def drop(self, session_id: str) -> None:
         """The session has ended: nobody will answer what was asked in it."""
         for question in list(self._waiting.values()):
             if question.session_id == session_id:
-                question.take({"error": {"code": wire.INVALID_REQUEST, "message": "The client has ended its session."}})
+                question.take(_nobody("The client has ended its session."))
+
+    def review(self, snapshot: Snapshot) -> None:
+        """Nobody can answer with a token that is not valid any more."""
+        for question in list(self._waiting.values()):
+            try:
+                policy.principal_of(snapshot, question.bearer)
+            except InvalidToken:
+                question.take(_nobody("The client's token is not valid any more."))
 
     def _hear(self, letter: dict[str, Any]) -> None:
-        response = letter["response"]
-        question = self._waiting.get(response["id"])
+        question = self._waiting.get(letter["question"])
         if question is not None and question.session_id == letter["session"]:
-            question.take(response)
+            question.take(exact.taken(letter["response"]))
+
+
+def _nobody(said: str) -> Response:
+    return {"error": {"code": wire.INVALID_REQUEST, "message": said}}

@@ -1,7 +1,8 @@
 """Sessions of clients of the older revisions, in Redis: whichever worker a request reaches knows what was agreed.
 
-A session never authenticates: the bearer does, with each request. It is bound to its user; to others it looks as if it
-had ended. Requests of one turn of the event loop ask Redis together, which costs a third of asking one by one.
+A session never authenticates: the bearer does, with each request. It is bound to its user and token, since another
+token of the same user may open less; to others it looks as if it had ended. Requests of one turn of the event loop ask
+Redis together, which costs a third of asking one by one.
 """
 
 from __future__ import annotations
@@ -115,8 +116,10 @@ class Sessions:
             return None
         return session
 
-    async def find(self, identifier: str, user_id: int) -> Session | None:
-        """The session, which lives on from now; None when it has ended or is not the user's. Raises SessionsAway."""
+    async def find(self, identifier: str, user_id: int, token: str) -> Session | None:
+        """The session, which lives on from now; None when it has ended, or is not of the user with this token (the
+        public part of it). Raises SessionsAway.
+        """
         if _ID.fullmatch(identifier) is None:
             return None
         if time.monotonic() < self._away_until:
@@ -125,7 +128,7 @@ class Sessions:
         if found is None:
             return None
         session = _unpacked(identifier, found)
-        if session is None or session.user_id != user_id:
+        if session is None or (session.user_id, session.token) != (user_id, token):
             return None
         if identifier not in self._listed:
             self._listed.add(identifier)

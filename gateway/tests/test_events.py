@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from access import tokens
+from access.models import ApiToken
 from gateway.app import Gateway
 from gateway.events import Place
 from gateway.replies import Reply as Answer
 from gateway.sessions import Session
-from gateway.tests.conftest import Company, FakeConnector, post, records, until
+from gateway.tests.conftest import Company, FakeConnector, in_thread, post, records, until
 from gateway.tests.old_clients import Stream, begin
 from gateway.tests.test_replies import Wire
 from tools import exact
@@ -23,7 +25,7 @@ async def test_what_one_worker_asked_is_answered_at_the_other_by_the_right_sessi
     gateway: Gateway, other: Gateway, company: Company
 ) -> None:
     asked, wrong = [await begin(gateway, company.token) for _ in range(2)]
-    with gateway.questions.open(asked) as question:
+    with gateway.questions.open(asked, company.token) as question:
         body = {"jsonrpc": "2.0", "id": question.id, "result": {"action": "accept"}}
         assert (await post(other, body, company.token, mcp_session_id=wrong)).status in (202, 400)
         assert (await post(other, body, company.token, mcp_session_id="0" * 32)).status == 404
@@ -32,6 +34,48 @@ async def test_what_one_worker_asked_is_answered_at_the_other_by_the_right_sessi
         async with asyncio.timeout(5):
             assert (await question.answer())["result"] == {"action": "accept"}
     assert (await post(gateway, body, company.token, mcp_session_id=asked)).status == 400
+
+
+async def test_an_answer_as_deep_as_a_body_may_be_reaches_another_worker(
+    gateway: Gateway, other: Gateway, company: Company
+) -> None:
+    session, depth = await begin(gateway, company.token), 198
+    with gateway.questions.open(session, company.token) as question:
+        deep = b"[" * depth + b'"e+"' + b"]" * depth
+        body = b'{"jsonrpc":"2.0","id":"%b","result":{"a":%b}}' % (question.id.encode(), deep)
+        assert (await post(other, body, company.token, mcp_session_id=session)).status == 202
+        async with asyncio.timeout(5):
+            assert exact.written((await question.answer())["result"]["a"]) == deep
+    assert gateway.mail.is_listening
+
+
+async def test_a_question_and_a_stream_end_with_their_token(gateway: Gateway, company: Company) -> None:
+    session = await session_of(gateway, company)
+    log = gateway.events.log(session, 1)
+    identifier = await log.add(b"")
+    assert identifier is not None
+    resumed = await Stream(gateway, company.token, session.id, last_event_id=identifier).opened()
+    with gateway.questions.open(session.id, company.token) as question:
+        await in_thread(lambda: tokens.revoke(ApiToken.objects.get()))
+        async with asyncio.timeout(5):
+            assert "error" in await question.answer()
+    await resumed.ended()
+    assert not gateway.listening.count
+    await log.end()
+
+
+async def test_a_stream_that_redis_forgot_ends_with_its_session(
+    gateway: Gateway, company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.events._LOOK_UP_SECONDS", 0.01)
+    session = await session_of(gateway, company)
+    log = gateway.events.log(session, 1)
+    identifier = await log.add(b"")
+    assert identifier is not None
+    resumed = await Stream(gateway, company.token, session.id, last_event_id=identifier).opened()
+    await gateway.events._redis.delete(log._key, f"mcpsite:session:{session.id}")
+    await resumed.ended()
+    await log.end()
 
 
 async def test_an_answer_that_nobody_waits_for_is_refused(gateway: Gateway, company: Company) -> None:
@@ -45,7 +89,7 @@ async def test_a_session_that_ends_answers_what_it_was_asked_with_an_error(
     gateway: Gateway, other: Gateway, company: Company
 ) -> None:
     session = await begin(gateway, company.token)
-    with gateway.questions.open(session) as question:
+    with gateway.questions.open(session, company.token) as question:
         await post(other, b"", company.token, method="DELETE", mcp_session_id=session)
         async with asyncio.timeout(5):
             assert "error" in await question.answer()
@@ -104,7 +148,7 @@ async def test_a_user_has_so_many_streams_and_no_more(gateway: Gateway, company:
 
 
 async def session_of(gateway: Gateway, company: Company) -> Session:
-    found = await gateway.sessions.find(await begin(gateway, company.token), company.user.pk)
+    found = await gateway.sessions.find(await begin(gateway, company.token), company.user.pk, company.token[:12])
     assert found is not None
     return found
 
@@ -157,6 +201,7 @@ async def test_a_stream_of_a_dead_worker_ends_with_an_error(
     gateway: Gateway, company: Company, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.events._LOOK_UP_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.mail._BACK_SECONDS", 0)
     session = await session_of(gateway, company)
     log = gateway.events.log(session, "q")
     log.stream, log._key = f"{'0' * 16}-1", f"mcpsite:events:{session.id}:{'0' * 16}-1"
@@ -209,11 +254,15 @@ async def test_what_is_kept_of_a_stream_is_bounded(
     assert not gateway.events.writing
 
 
+async def _yes() -> bool:
+    return True
+
+
 async def read(gateway: Gateway, session: Session, stream: str) -> list[Any]:
     """The messages of the stream that are kept now."""
     place = Place(gateway.mail.worker, stream, 0)
     count = await gateway.events._redis.xlen(f"mcpsite:events:{session.id}:{stream}")
-    async with gateway.events.reading(session.id, place) as events:
+    async with gateway.events.reading(session.id, place, _yes) as events:
         return [exact.taken((await anext(events)).data) for _ in range(count)]
 
 

@@ -23,14 +23,17 @@ NOWHERE = "redis://127.0.0.1:1/0"
 LEGACY = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
 
 
-async def stranger(company: Company) -> str:
-    """The token of somebody else with the same role."""
+async def stranger(company: Company, gateway: Gateway, *, same_user: bool) -> str:
+    """The token of somebody else with the same role, or a narrower one of the same user."""
 
     def make() -> str:
-        user = make_user("stan", company.role)
-        return tokens.issue(user, name="test", scopes=["tools"])[1]
+        if same_user:
+            return tokens.issue(company.user, name="desk", scopes=["tools"], toolset=company.toolset)[1]
+        return tokens.issue(make_user("stan", company.role), name="test", scopes=["tools"])[1]
 
-    return await in_thread(make)
+    raw = await in_thread(make)
+    await until(lambda: gateway.feed.snapshot and len(gateway.feed.snapshot.tokens) == 2)
+    return raw
 
 
 # --- Sessions --------------------------------------------------------------------------------------------------------
@@ -53,20 +56,23 @@ async def test_what_one_worker_began_the_other_goes_on_with_until_it_is_ended(
         assert (await post(each, b"", company.token, method="DELETE", **headers)).status == 404
 
 
-async def test_the_session_of_another_user_looks_as_if_it_had_ended(gateway: Gateway, company: Company) -> None:
+@pytest.mark.parametrize("same_user", [False, True])
+async def test_the_session_of_another_user_or_token_looks_as_if_it_had_ended(
+    gateway: Gateway, company: Company, same_user: bool
+) -> None:
     session = await begin(gateway, company.token)
-    token = await stranger(company)
-    await until(lambda: gateway.feed.snapshot and any(m.username == "stan" for m in members(gateway)))
+    token = await stranger(company, gateway, same_user=same_user)
     theirs = await post(gateway, PING, token, mcp_session_id=session)
     unknown = await post(gateway, PING, token, mcp_session_id="0" * 32)
     assert (theirs.status, theirs.json) == (unknown.status, unknown.json) == (404, theirs.json)
-    assert (await post(gateway, b"", token, method="DELETE", mcp_session_id=session)).status == 404
+    for method in ("DELETE", "GET"):
+        headers = {"mcp_session_id": session, "accept": "text/event-stream", "last_event_id": f"{'0' * 16}-1.1"}
+        assert (await post(gateway, b"", token, method=method, **headers)).status == 404
+    with gateway.questions.open(session, company.token) as question:
+        body = {"jsonrpc": "2.0", "id": question.id, "result": {}}
+        assert (await post(gateway, body, token, mcp_session_id=session)).status == 404
+        assert not question._answer.done()
     assert (await post(gateway, PING, company.token, mcp_session_id=session)).status == 200
-
-
-def members(gateway: Gateway) -> list[Any]:
-    assert gateway.feed.snapshot is not None
-    return list(gateway.feed.snapshot.members.values())
 
 
 async def test_what_is_no_id_of_ours_is_no_session(gateway: Gateway, company: Company) -> None:
@@ -123,7 +129,9 @@ async def test_requests_of_one_turn_ask_redis_together(gateway: Gateway, company
         await ask(asked)
 
     gateway.sessions._ask_for = counted  # type: ignore[method-assign]
-    found = await asyncio.gather(*(gateway.sessions.find(each, company.user.pk) for each in [*sessions, "0" * 32]))
+    found = await asyncio.gather(
+        *(gateway.sessions.find(each, company.user.pk, company.token[:12]) for each in [*sessions, "0" * 32])
+    )
     assert [each and each.id for each in found] == [*sessions, None]
     assert rounds == 1
     assert (await gateway.sessions._redis.info("commandstats"))["cmdstat_getex"]["calls"] == before + 4
@@ -184,7 +192,7 @@ async def test_the_level_of_logging_is_known_to_all_workers(gateway: Gateway, ot
     session = await begin(gateway, company.token)
     body = {"jsonrpc": "2.0", "id": 1, "method": "logging/setLevel", "params": {"level": "warning"}}
     assert (await post(gateway, body, company.token, mcp_session_id=session)).result == {}
-    found = await other.sessions.find(session, company.user.pk)
+    found = await other.sessions.find(session, company.user.pk, company.token[:12])
     assert found is not None
     assert found.log_level == "warning"
     wrong = {**body, "params": {"level": "loud"}}
@@ -195,17 +203,17 @@ async def test_the_level_of_logging_is_known_to_all_workers(gateway: Gateway, ot
 async def test_changes_at_the_same_time_do_not_undo_each_other(
     gateway: Gateway, other: Gateway, company: Company
 ) -> None:
-    session = await gateway.sessions.find(await begin(gateway, company.token), company.user.pk)
+    session = await gateway.sessions.find(await begin(gateway, company.token), company.user.pk, company.token[:12])
     assert session is not None
     await asyncio.gather(
         gateway.sessions.change(session, log_level="error"), other.sessions.change(session, subscribed=("a://b",))
     )
-    found = await gateway.sessions.find(session.id, company.user.pk)
+    found = await gateway.sessions.find(session.id, company.user.pk, company.token[:12])
     assert found is not None
     assert (found.log_level, found.subscribed) == ("error", ("a://b",))
     await gateway.sessions.end(session)
     assert await other.sessions.change(session, log_level="info") is None
-    assert await other.sessions.find(session.id, company.user.pk) is None
+    assert await other.sessions.find(session.id, company.user.pk, company.token[:12]) is None
 
 
 # --- Without Redis ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.conf import settings
 
-from gateway.mail import Mail
+from gateway.mail import Mail, MailAway
 from gateway.tests.conftest import until
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -77,10 +77,40 @@ async def test_a_handler_that_fails_does_not_end_the_hearing(two: tuple[Mail, Ma
     await until(lambda: heard == [0, 1])
 
 
+async def test_a_letter_that_cannot_be_read_does_not_end_the_hearing(two: tuple[Mail, Mail]) -> None:
+    here, there = two
+    heard: list[int] = []
+    there.on("word", lambda payload: heard.append(payload["n"]))
+    for letter in (b"", b"[1]", b"\xff", b'["w","word",' + b"[" * 2_000 + b"]" * 2_000 + b"]"):
+        assert await here._redis.publish(f"mcpsite:worker:{there.worker}", letter) == 1
+    assert await here.send(there.worker, "word", {"n": 1})
+    await until(lambda: heard == [1])
+
+
+async def test_a_worker_has_ended_when_nobody_hears_twice(
+    two: tuple[Mail, Mail], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.mail._BACK_SECONDS", 0)
+    here, there = two
+    assert await here.deliver(there.worker, "word", {})
+    assert not await here.has_ended(there.worker)
+    assert not await here.deliver("0" * 16, "word", {})
+    assert await here.has_ended("0" * 16)
+    answers = iter([0, 1])  # it had lost its connection
+
+    async def publish(*letter: Any) -> int:
+        return next(answers)
+
+    here._publish = publish  # type: ignore[method-assign]
+    assert await here.deliver(there.worker, "word", {})
+
+
 async def test_without_redis_nobody_hears_and_nothing_fails() -> None:
     mail = Mail(NOWHERE)
     mail.start()
     assert await mail.send("0" * 16, "word", {}) is False
+    with pytest.raises(MailAway):  # which says nothing of the worker
+        await mail.deliver("0" * 16, "word", {})
     await mail.broadcast("word", {})
     await mail.stop()
 

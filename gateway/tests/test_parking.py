@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,14 +13,17 @@ import pytest
 from django.db import connection
 
 from access import policy, tokens
-from access.models import ApiToken
+from access.models import ApiToken, Grant
+from audit.entry import uuid7
 from audit.opening import payload_of
 from gateway import parking
 from gateway.app import Gateway
-from gateway.calls import Call
+from gateway.calls import Answer, Call
+from gateway.mail import MailAway
 from gateway.tests.conftest import Company, FakeConnector, Reply, in_thread, make_user, records, until
 from gateway.tests.test_states import send
 from mcpsite.postgres import conninfo
+from tools import exact
 from tools.connectors.base import Client, Context, Result, Spec
 
 FORM = {"message": "Who?", "requestedSchema": {"type": "object"}}
@@ -137,9 +140,12 @@ async def test_a_parked_call_is_its_users_alone(company: Company, gateway: Gatew
 
 
 async def test_when_the_worker_of_a_call_has_died_its_client_is_told_and_the_record_says_unknown(
-    company: Company, gateway: Gateway, other: Gateway
+    company: Company, gateway: Gateway, other: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = await send(other, company.token, "echo")
+    monkeypatch.setattr("gateway.mail._BACK_SECONDS", 0)
+    asked, done = await send(other, company.token, "echo"), await send(other, company.token, "echo")
+    assert (await send(other, company.token, "echo", **answer(done))).result["content"]
+    before = await codes_of(done)
     await other.mail.stop()
     lost = await send(gateway, company.token, "echo", **answer(asked))
     assert lost.result["isError"] is True
@@ -149,6 +155,9 @@ async def test_when_the_worker_of_a_call_has_died_its_client_is_told_and_the_rec
     again = await send(gateway, company.token, "echo", **answer(asked))
     assert again.error["code"] == -32602
     assert [record.code for record in await records(asked)] == ["input_required", "unknown"]
+    # What had its outcome keeps it, whoever uses its state again.
+    assert (await send(gateway, company.token, "echo", **answer(done))).error["code"] == -32602
+    assert await codes_of(done) == before
 
 
 async def test_without_redis_a_call_of_another_worker_is_not_given_up(
@@ -156,15 +165,37 @@ async def test_without_redis_a_call_of_another_worker_is_not_given_up(
 ) -> None:
     asked = await send(other, company.token, "echo")
 
-    async def lose_redis(worker: str, kind: str, payload: dict[str, Any]) -> bool:
-        await gateway.mail.stop()
-        return False
+    async def hang(*letter: Any) -> int:
+        raise MailAway("Timeout reading from localhost")
 
-    gateway.mail.send = lose_redis  # type: ignore[method-assign]
-    for _ in ("while it is asked", "before it is asked"):
+    gateway.mail._publish = hang  # type: ignore[method-assign]
+    for _ in ("it does not answer", "nothing is heard of it either"):
         away = await send(gateway, company.token, "echo", **answer(asked))
         assert away.result["_meta"]["mcpsite/code"] == "holder_unreachable"
+        await gateway.mail.stop()
     assert (await send(other, company.token, "echo", **answer(asked))).result["content"]
+
+
+async def test_who_waits_for_a_letter_that_was_lost_is_told_so(
+    company: Company, gateway: Gateway, other: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "_PING_SECONDS", 0.01)
+    asked = await send(other, company.token, "echo")
+    publish = other.mail._publish
+
+    async def lose(channel: str, kind: str, payload: dict[str, Any]) -> int:
+        return 1 if "answer" in payload else await publish(channel, kind, payload)
+
+    other.mail._publish = lose  # type: ignore[method-assign]
+    lost = await send(gateway, company.token, "echo", **answer(asked))
+    assert lost.result["_meta"]["mcpsite/code"] == "holder_unreachable"
+    assert (await codes_of(asked))[-1] == "ok"
+
+
+def test_an_answer_keeps_its_depth_on_its_way_between_workers() -> None:
+    deep = orjson.loads(b"[" * 197 + b'"e+"' + b"]" * 197)
+    one = Answer(b"{}", {"m": 2**70}, "ok", uuid7(), uuid7(), lacking={"a": deep}, refusal={"data": deep})
+    assert parking._read({"answer": exact.taken(exact.written(parking._written(one)))}) == one
 
 
 async def codes_of(asked: Reply) -> list[str]:
@@ -177,10 +208,14 @@ async def is_cancelled(asked: Reply) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_parked_call_ends_with_its_token(company: Company, gateway: Gateway) -> None:
+@pytest.mark.parametrize("end", [lambda: tokens.revoke(ApiToken.objects.get()), lambda: Grant.objects.all().delete()])
+async def test_a_parked_call_ends_with_its_token_or_grant(
+    company: Company, gateway: Gateway, end: Callable[[], Any]
+) -> None:
     asked = await send(gateway, company.token)
-    await in_thread(lambda: tokens.revoke(ApiToken.objects.get()))
+    await in_thread(end)
     await is_cancelled(asked)
+    assert len(gateway.parking._calls) == 0
 
 
 async def test_a_parked_call_ends_with_its_time(
