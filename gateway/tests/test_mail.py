@@ -98,7 +98,7 @@ async def test_a_worker_has_ended_when_nobody_hears_twice(
     assert await here.has_ended("0" * 16)
     answers = iter([0, 1])  # it had lost its connection
 
-    async def publish(*letter: Any) -> int:
+    async def publish(channel: str, kind: str, payload: dict[str, Any]) -> int:
         return next(answers)
 
     here._publish = publish  # type: ignore[method-assign]

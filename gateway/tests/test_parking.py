@@ -165,7 +165,7 @@ async def test_without_redis_a_call_of_another_worker_is_not_given_up(
 ) -> None:
     asked = await send(other, company.token, "echo")
 
-    async def hang(*letter: Any) -> int:
+    async def hang(channel: str, kind: str, payload: dict[str, Any]) -> int:
         raise MailAway("Timeout reading from localhost")
 
     gateway.mail._publish = hang  # type: ignore[method-assign]
