@@ -82,7 +82,7 @@ class Questions:
         """The session has ended: nobody will answer what was asked in it."""
         for question in list(self._waiting.values()):
             if question.session_id == session_id:
-                question.take(_nobody("The client has ended its session."))
+                question.take(_without_answer("The client has ended its session."))
 
     def review(self, snapshot: Snapshot) -> None:
         """Nobody can answer with a token that is not valid any more."""
@@ -90,7 +90,7 @@ class Questions:
             try:
                 policy.principal_of(snapshot, question.bearer)
             except InvalidToken:
-                question.take(_nobody("The client's token is not valid any more."))
+                question.take(_without_answer("The client's token is not valid any more."))
 
     def _hear(self, letter: dict[str, Any]) -> None:
         question = self._waiting.get(letter["question"])
@@ -98,5 +98,5 @@ class Questions:
             question.take(exact.taken(letter["response"]))
 
 
-def _nobody(said: str) -> Response:
+def _without_answer(said: str) -> Response:
     return {"error": {"code": wire.INVALID_REQUEST, "message": said}}
