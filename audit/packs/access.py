@@ -19,15 +19,19 @@ from audit.changes import Hidden, snapshot
 from audit.doors import detail_of
 from audit.models import Record
 
-USER, ROLE, GRANT, TOOL, TOOLSET, SOURCE = (
+USER, ROLE, GRANT, TOOL, PROMPT, RESOURCE, TOOLSET, SOURCE = (
     "access.User",
     "access.Role",
     "access.Grant",
     "tools.Tool",
+    "tools.Prompt",
+    "tools.Resource",
     "tools.Toolset",
     "tools.DataSource",
 )
-LABELS = (USER, ROLE, GRANT, TOOL, TOOLSET, SOURCE)
+LABELS = (USER, ROLE, GRANT, TOOL, PROMPT, RESOURCE, TOOLSET, SOURCE)
+# Large, and of no account here: the fingerprint beside it says which one it was.
+_DEFINITION = "definition"
 # Whose names others keep a list of: label → the label and field of those that do.
 _NAMED_BY = {ROLE: (USER, "groups"), TOOL: (TOOLSET, "tools")}
 _KEY = re.compile(r"\(([^()]*)\)\Z")
@@ -43,7 +47,7 @@ Objects = dict[str, dict[str, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """A user could call a tool, through a grant of a role."""
+    """A user could call a tool, or use a prompt or resource (`tool` is its name or URI), through a grant of a role."""
 
     user: str
     program: bool
@@ -53,6 +57,25 @@ class Reach:
     effect: str
     grant: str
     per_minute: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Thing:
+    kind: str
+    name: str
+    source: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Usable:
+    """What could be used, by the ways in which grants lead to it."""
+
+    tools: dict[str, _Thing]
+    # By the field of toolsets in which it stands, and how it stands there.
+    members: dict[tuple[str, str], _Thing]
+    tagged: dict[str, list[_Thing]]
 
 
 @dataclass(slots=True)
@@ -79,11 +102,13 @@ def access_as_of(at: datetime) -> Access:
 
 def _present(label: str) -> dict[str, dict[str, Any]]:
     model: Any = apps.get_model(label)
-    return {str(obj.pk): _shown(snapshot(obj)) for obj in model._base_manager.all()}
+    return {str(obj.pk): _shown(snapshot(obj)) for obj in model._base_manager.select_related()}
 
 
 def _shown(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Hidden) else value for name, value in values.items()}
+    plain = {name: str(value) if isinstance(value, Hidden) else value for name, value in values.items()}
+    plain.pop(_DEFINITION, None)
+    return plain
 
 
 def _undo(access: Access, record: Record) -> None:
@@ -102,7 +127,7 @@ def _undo(access: Access, record: Record) -> None:
         access.misfits.append(f"record {record.pk}: changed {label} {key}, which is not there")
         return
     for name, pair in changes.items():
-        if isinstance(pair, list) and len(pair) == 2:
+        if isinstance(pair, list) and len(pair) == 2 and name != _DEFINITION:
             _undo_field(access, record, objects[key], name, pair)
 
 
@@ -134,7 +159,7 @@ def key_in(named: Any) -> str:
 
 
 def _reaches(objects: Objects) -> Iterator[Reach]:
-    tools = {key: tool for key, tool in objects[TOOL].items() if _can_be_called(tool, objects[SOURCE])}
+    usable = _usable(objects)
     grants: dict[str, list[dict[str, Any]]] = {}
     for grant in objects[GRANT].values():
         grants.setdefault(key_in(grant.get("role")), []).append(grant)
@@ -144,28 +169,51 @@ def _reaches(objects: Objects) -> Iterator[Reach]:
             continue
         for role in user.get("groups") or ():
             for grant in grants.get(roles.get(role, ""), ()):
-                for tool in _tools_of(grant, tools, objects[TOOLSET]):
-                    yield _reach(user, role, grant, tool)
+                for thing in _led_to(grant, usable, objects[TOOLSET]):
+                    yield _reach(user, role, grant, thing)
 
 
-def _can_be_called(tool: dict[str, Any], sources: dict[str, dict[str, Any]]) -> bool:
-    source = sources.get(key_in(tool.get("source")), {})
-    return bool(tool.get("enabled") and tool.get("current") and source.get("enabled"))
+def _usable(objects: Objects) -> _Usable:
+    found = _Usable({}, {}, {})
+    for label, member_of in ((TOOL, "tools"), (PROMPT, "prompts"), (RESOURCE, "resources")):
+        for key, each in objects[label].items():
+            if not _can_be_used(label, each, objects[SOURCE]):
+                continue
+            thing = _thing(label, each)
+            if label == TOOL:
+                found.tools[key] = thing
+            found.members[member_of, thing.name] = thing
+            for tag in each.get("tags") or ():
+                found.tagged.setdefault(tag, []).append(thing)
+    return found
 
 
-def _tools_of(
-    grant: dict[str, Any], tools: dict[str, dict[str, Any]], toolsets: dict[str, dict[str, Any]]
-) -> list[dict[str, Any]]:
+def _can_be_used(label: str, each: dict[str, Any], sources: dict[str, dict[str, Any]]) -> bool:
+    is_offered = each.get("current") if label == TOOL else not each.get("missing")
+    return bool(each.get("enabled") and is_offered and sources.get(key_in(each.get("source")), {}).get("enabled"))
+
+
+def _thing(label: str, each: dict[str, Any]) -> _Thing:
+    source = _KEY.sub("", str(each.get("source"))).strip()
+    if label == RESOURCE:
+        return _Thing("template" if each.get("is_template") else "resource", str(each.get("uri")), source, "read")
+    if label == PROMPT:
+        return _Thing("prompt", str(each.get("name")), source, "read")
+    return _Thing("tool", str(each.get("name")), source, str(each.get("effect")))
+
+
+def _led_to(grant: dict[str, Any], usable: _Usable, toolsets: dict[str, dict[str, Any]]) -> list[_Thing]:
     if grant.get("tool"):
-        tool = tools.get(key_in(grant["tool"]))
+        tool = usable.tools.get(key_in(grant["tool"]))
         return [tool] if tool else []
     if grant.get("toolset"):
-        names = set(toolsets.get(key_in(grant["toolset"]), {}).get("tools") or ())
-        return [tool for tool in tools.values() if tool.get("name") in names]
-    return [tool for tool in tools.values() if grant.get("tag") in (tool.get("tags") or ())]
+        toolset = toolsets.get(key_in(grant["toolset"]), {})
+        named = ((field, name) for field in ("tools", "prompts", "resources") for name in toolset.get(field) or ())
+        return [usable.members[each] for each in named if each in usable.members]
+    return usable.tagged.get(str(grant.get("tag")), [])
 
 
-def _reach(user: dict[str, Any], role: str, grant: dict[str, Any], tool: dict[str, Any]) -> Reach:
+def _reach(user: dict[str, Any], role: str, grant: dict[str, Any], thing: _Thing) -> Reach:
     named = next(
         (f"{kind} {_KEY.sub('', str(grant[kind])).strip()}" for kind in ("toolset", "tool") if grant.get(kind)), ""
     )
@@ -173,9 +221,10 @@ def _reach(user: dict[str, Any], role: str, grant: dict[str, Any], tool: dict[st
         user=str(user.get("username")),
         program=bool(user.get("is_service")),
         role=role,
-        tool=str(tool.get("name")),
-        source=_KEY.sub("", str(tool.get("source"))).strip(),
-        effect=str(tool.get("effect")),
+        tool=thing.name,
+        source=thing.source,
+        effect=thing.effect,
         grant=named or f"tag {grant.get('tag')}",
         per_minute=int(grant.get("calls_per_minute") or settings.CALLS_PER_MINUTE),
+        kind=thing.kind,
     )

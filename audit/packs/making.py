@@ -31,7 +31,7 @@ from audit.proofs.documents import keys
 
 PURPOSE = "evidence-pack"
 _VERIFIER = Path(__file__).resolve().parents[1] / "verify.py"
-_ACCESS = ("user", "program", "role", "tool", "source", "effect", "grant", "per_minute")
+_ACCESS = ("user", "program", "role", "tool", "source", "effect", "grant", "per_minute", "kind")
 _README = """An evidence pack of the ledger at {origin}.
 
 Open index.html in a browser: it needs no network. To verify the pack without the site that made it:

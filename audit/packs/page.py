@@ -68,7 +68,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Who could call which tools through a role."""
+    """Who could call which tools, and use which prompts and resources, through a role."""
 
     user: str
     program: bool
@@ -155,9 +155,9 @@ def _tools(population: Population) -> list[tuple[str, dict[str, int]]]:
 
 
 def _rows(access: Access) -> list[Row]:
-    """Each tool once, however many grants lead to it."""
-    found: dict[tuple[str, str], dict[str, Reach]] = {}
+    """Each of them once, however many grants lead to it."""
+    found: dict[tuple[str, str], dict[tuple[str, str], Reach]] = {}
     for each in access.reaches:
-        found.setdefault((each.user, each.role), {})[each.tool] = each
+        found.setdefault((each.user, each.role), {})[each.kind, each.tool] = each
     shown = ((user, role, tuple(tools.values())) for (user, role), tools in sorted(found.items()))
     return [Row(user, tools[0].program, role, tools) for user, role, tools in shown]

@@ -37,7 +37,7 @@ from audit.packs.access import access_as_of
 from audit.packs.controls import CONTROLS, NOTE
 from audit.packs.sampling import rank, samples_of
 from audit.packs.scope import read, scope_of
-from tools.models import DataSource, Tool, Toolset, ToolVersion
+from tools.models import DataSource, Prompt, Resource, Tool, Toolset, ToolVersion
 
 HOSTILE = '<script>alert(1)</script>"=cmd'
 FILES = {
@@ -278,6 +278,39 @@ def test_toolsets_and_tags_lead_to_tools_and_who_is_inactive_to_none():
     assert [each.grant for each in access_as_of(timezone.now()).reaches] == ["tag care", "toolset desk"]
     User.objects.filter(pk=user.pk).update(is_active=False)
     assert access_as_of(timezone.now()).reaches == []
+
+
+@pytest.mark.django_db
+def test_prompts_and_resources_are_reached_by_toolsets_and_tags():
+    _, role, tool, grant = make_company()
+    of = {"source": tool.source, "definition": "{}", "fingerprint": "0" * 64}
+    prompt = Prompt.objects.create(name="welcome", source_name="welcome", **of)
+    hours, any_page = (
+        Resource.objects.create(uri=uri, is_template="{" in uri, **of) for uri in ("desk://hours", "desk://{page}")
+    )
+    toolset = Toolset.objects.create(name="desk")
+    toolset.prompts.add(prompt)
+    toolset.resources.add(hours)
+    grant.delete()
+    Grant.objects.create(role=role, toolset=toolset)
+    Grant.objects.create(role=role, tag="care")
+    Resource.objects.filter(pk=any_page.pk).update(tags=["care"])
+    before = timezone.now()
+    change(hours, lambda: Resource.objects.filter(pk=hours.pk).update(enabled=False))
+    change(toolset, lambda: toolset.prompts.clear())
+    Resource.objects.filter(pk=any_page.pk).update(missing=True)
+
+    def used(at: Any) -> list[tuple[str, str, str, str]]:
+        return [(each.kind, each.tool, each.grant, each.effect) for each in access_as_of(at).reaches]
+
+    assert used(timezone.now()) == []
+    Resource.objects.filter(pk=any_page.pk).update(missing=False)
+    assert used(before) == [
+        ("resource", "desk://hours", "toolset desk", "read"),
+        ("template", "desk://{page}", "tag care", "read"),
+        ("prompt", "welcome", "toolset desk", "read"),
+    ]
+    assert "definition" not in next(iter(access_as_of(before).objects["tools.Prompt"].values()))
 
 
 # --- Scope and doors -------------------------------------------------------------------------------------------------
