@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-import jsonschema_rs
 from django.db import connection, transaction
 from django.db.models import Max
 
@@ -35,7 +34,7 @@ from tools.mirrored import mirrored
 from tools.models import DataSource, EgressRule, Tool, ToolVersion
 from tools.recording import Recording, effective
 from tools.recording import compiled as compiled_policy
-from tools.schemas import compile_schema
+from tools.schemas import Check, compile_schema
 
 logger = logging.getLogger("access.snapshot")
 
@@ -56,7 +55,7 @@ class ToolEntry:
     spec: Spec
     definition: bytes
     title: str
-    validator: jsonschema_rs.Validator
+    check: Check
     headers: Mapping[str, tuple[str, ...]]
     # When a call becomes a task: a value of `Tool.AsTask`.
     as_task: str = "slow"
@@ -240,7 +239,7 @@ def _compiled(identifier: uuid.UUID, name: str, source: SourceEntry, effect: str
         spec=spec,
         definition=version.definition.encode(),
         title=str(definition.get("title") or name),
-        validator=compile_schema(definition["inputSchema"]),
+        check=compile_schema(definition["inputSchema"]),
         headers={f"mcp-param-{header.lower()}": path for path, header in mirrored(definition["inputSchema"]).items()},
     )
 

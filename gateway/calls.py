@@ -207,7 +207,7 @@ class Pipeline:
         if isinstance(tool, ToolEntry) and tool.as_task == Tool.AsTask.ALWAYS and _is_no_task(call):
             message = f"{tool.name} is called as a task only, and this client does not declare the Tasks extension."
             raise await self._refuse(facts, call, "ready", "task_required", message)
-        if isinstance(tool, ToolEntry) and (wrong := problems(tool.validator, call.arguments)):
+        if isinstance(tool, ToolEntry) and (wrong := problems(tool.check, call.arguments, len(call.raw))):
             message = f"The arguments do not fit the schema of {tool.name}: {'; '.join(wrong)}"
             raise await self._refuse(facts, call, "arguments", "invalid_arguments", message)
         facts["decision"] = "allow"

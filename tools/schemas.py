@@ -8,9 +8,11 @@ server/tools, "Security considerations").
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jsonschema_rs
+
+from tools.schema_steps import TooManySteps, steps_for
 
 _DEEPEST, _MOST_NODES = 24, 5_000
 # What is compared or matched one by one with every value of the arguments.
@@ -24,6 +26,9 @@ _MOST_ERRORS = 5
 _LONGEST_ERROR, _LONGEST_PLACE = 300, 100
 # Arguments of more nodes are told by their first problem: to gather all takes time with each of them.
 _SMALL = 50
+# What the check of some arguments may take: about a second.
+_MOST_STEPS, _LONG = 20_000_000, 2**31
+_TOO_LARGE = "The arguments are too large for this schema: to check them could take too long."
 _UNTOLD = "The arguments do not fit the schema, which is too intertwined to say where."
 
 
@@ -31,23 +36,37 @@ class SchemaRefused(ValueError):
     """The schema cannot be used; the message says why."""
 
 
-def compile_schema(schema: Any) -> jsonschema_rs.Validator:
-    """A validator for `schema`. Raises SchemaRefused."""
+class Check(NamedTuple):
+    """A schema, compiled, and how many steps it takes at the most for each value in the arguments."""
+
+    validator: jsonschema_rs.Validator
+    steps: int
+
+
+def compile_schema(schema: Any) -> Check:
+    """The check of arguments against `schema`. Raises SchemaRefused."""
     if not isinstance(schema, dict) or schema.get("type") != "object":
         raise SchemaRefused('An input schema is an object with "type": "object".')
     _vet(schema)
     try:
+        steps = steps_for(schema)
         validator = _validator(schema)
-        return validator if _explainable(schema) else _verdict_only(schema)
+        return Check(validator if _explainable(schema) else _verdict_only(schema), steps)
+    except TooManySteps as error:
+        raise SchemaRefused(str(error)) from error
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
         raise SchemaRefused(_sentence(error)) from error
 
 
-def problems(validator: jsonschema_rs.Validator, arguments: Any) -> list[str]:
+def problems(check: Check, arguments: Any, length: int = _LONG) -> list[str]:
     """What is wrong with the arguments, as sentences that name the place; empty when nothing is.
 
-    A sentence has no more than 300 characters, and repeats no value: it goes into the clear part of a record.
+    `length` is that of their JSON, where it is known. A sentence has no more than 300 characters, and repeats no value:
+    it goes into the clear part of a record.
     """
+    validator, steps = check
+    if steps * length > _MOST_STEPS and _holds_more(arguments, _MOST_STEPS // steps):
+        return [_TOO_LARGE]
     try:
         if validator.is_valid(arguments):
             return []
@@ -181,7 +200,11 @@ def _target(schema: Any, reference: str) -> Any:
 
 
 def _is_small(arguments: Any) -> bool:
-    return all(count < _SMALL for count, _ in enumerate(_nodes(arguments)))
+    return not _holds_more(arguments, _SMALL)
+
+
+def _holds_more(arguments: Any, most: int) -> bool:
+    return any(count >= most for count, _ in enumerate(_nodes(arguments)))
 
 
 def _first(validator: jsonschema_rs.Validator, arguments: Any) -> str:

@@ -4,6 +4,7 @@ import gc
 import time
 from typing import Any
 
+import orjson
 import pytest
 
 from tools.schemas import SchemaRefused, compile_schema, problems
@@ -188,15 +189,79 @@ def test_branches_below_branches_are_bounded(keyword):
     with Stopwatch() as watch:
         validator = compile_schema(ladder(6, keyword))
         assert problems(validator, {"x": 1}) != []
-        validator = compile_schema(ladder(18, keyword))
+        validator = compile_schema(ladder(14, keyword))
         assert problems(validator, {"x": 1}) == [
             "The arguments do not fit the schema, which is too intertwined to say where."
         ]
     assert watch.seconds < 0.2
 
 
+def bomb(branch: dict[str, Any], rungs: int, reference: str = "#/$defs/r{}", **root: Any) -> dict[str, Any]:
+    """Ten to the power of its rungs are the ways through it; `branch` holds what leads to the next rung ten times."""
+    text = orjson.dumps(branch).decode()
+    defs: dict[str, Any] = {f"r{rungs}": {"type": ["object", "string"], "$anchor": f"r{rungs}"}}
+    for n in range(rungs):
+        lead = orjson.dumps({"$ref": reference.format(n + 1)}).decode()
+        defs[f"r{n}"] = {"$anchor": f"r{n}", **orjson.loads(text.replace('"NEXT"', lead))}
+    return {"type": "object", "$defs": defs, "$ref": "#/$defs/r0", **root}
+
+
+TEN: list[Any] = ["NEXT"] * 10
+BOMBS: dict[str, Any] = {
+    "all of": bomb({"allOf": TEN}, 12),
+    "any of": bomb({"anyOf": TEN}, 12),
+    "one of": bomb({"oneOf": TEN}, 12),
+    "if": bomb({"if": "NEXT", "then": "NEXT", "else": "NEXT"}, 40),
+    "not": bomb({"not": {"anyOf": TEN}}, 12),
+    "dependent": bomb({"dependentSchemas": {"a": {"allOf": TEN}, "b": "NEXT"}}, 12),
+    "unevaluated": bomb({"allOf": ["NEXT"], "unevaluatedProperties": False}, 40),
+    "further down": bomb({"allOf": [{"properties": {"c": "NEXT"}}] * 10}, 12),
+    "by pattern": bomb({"patternProperties": {f"c{{0,{n}}}": "NEXT" for n in range(9)}}, 12),
+    "by anchor": bomb({"allOf": TEN}, 12, "#r{}"),
+    "by escaped path": bomb({"allOf": TEN}, 12, "#/%24defs/r{}"),
+    "by another path": bomb({"allOf": TEN}, 12, "inner#/$defs/r{}") | {"$id": "https://example.com/inner"},
+    "within a part": {"type": "object", "$ref": "part", "$defs": {"p": {"$id": "part", **bomb({"allOf": TEN}, 12)}}},
+    "a chain": {
+        "type": "object",
+        "$ref": "#/$defs/0",
+        "$defs": {str(n): {"$ref": f"#/$defs/{n + 1}"} for n in range(2000)},
+    },
+}
+
+
+@pytest.mark.parametrize("schema", BOMBS.values(), ids=BOMBS)
+def test_a_schema_that_could_take_for_ever_is_refused(schema):
+    with (
+        Stopwatch() as watch,
+        pytest.raises(SchemaRefused, match="To check one value could take more"),
+    ):
+        compile_schema(schema)
+    assert watch.seconds < 0.2
+
+
+def test_arguments_that_a_schema_could_take_long_for_are_told_so():
+    check = compile_schema(
+        make_schema({"a": {"items": {"$ref": "#/$defs/r0"}}}) | {"$defs": bomb({"allOf": TEN}, 4)["$defs"]}
+    )
+    with Stopwatch() as watch:
+        assert problems(check, {"a": ["x"] * 100}) == []
+        assert problems(check, {"a": ["x"] * 5_000}, 20_000) == [
+            "The arguments are too large for this schema: to check them could take too long."
+        ]
+    assert watch.seconds < 0.5
+
+
+def test_a_schema_of_many_parts_is_none_that_takes_long():
+    """Each kind of block holds lists of all kinds, and three levels of them are written out."""
+    kinds: dict[str, Any] = {"anyOf": [{"type": "string"}]}
+    for _ in range(3):
+        kinds = {"anyOf": [make_schema({"kind": {"const": n}, "parts": {"items": kinds}}) for n in range(6)]}
+    check = compile_schema(make_schema({"page": kinds}))
+    assert problems(check, {"page": {"kind": 1, "parts": [{"kind": 2, "parts": [{"kind": 3}]}]}}) == []
+
+
 def test_a_schema_that_is_too_intertwined_still_lets_pass_what_fits():
-    assert problems(compile_schema(ladder(18, "anyOf")), {"x": "text"}) == []
+    assert problems(compile_schema(ladder(14, "anyOf")), {"x": "text"}) == []
 
 
 def test_branches_for_every_item_are_bounded():
