@@ -22,7 +22,7 @@ from audit.spool import Spool
 from audit.system import process_event
 from gateway import answers, batches, http, reads, states, wire
 from gateway.auth import Doorman, bearer_of
-from gateway.calls import Answer, Call, Pipeline, Refused
+from gateway.calls import Answer, Call, Pipeline, Refused, accompanied
 from gateway.clients import peer_of
 from gateway.events import Events
 from gateway.feed import Feed
@@ -308,7 +308,7 @@ class Gateway:
         self, message: Message, visit: Visit, call: Call, form: Callable[[Message, Answer], bytes]
     ) -> tuple[int, bytes]:
         """What came of the call in its form, or what is asked of the client first."""
-        call, state = states.continued(message, call, visit.snapshot)
+        call, state = states.continued(message, accompanied(call, message.extra), visit.snapshot)
         try:
             if call.peer is None and state is None:
                 answer = await self.pipeline.call(call)

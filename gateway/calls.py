@@ -36,6 +36,8 @@ _SOON_SECONDS = 5
 OURS = "mcpsite/"
 # Under which name a record's arguments hold what the client answered.
 ANSWERS_ON_RECORD = f"{OURS}inputResponses"
+# And what it said besides.
+EXTRA_ON_RECORD = f"{OURS}_meta"
 # Of refused calls with larger arguments, the record keeps the commitment only.
 _KEPT_OF_REFUSED = 16 * 1024
 
@@ -86,10 +88,19 @@ class Call(NamedTuple):
     # Who can be told and asked while it goes on, and what goes on with it.
     peer: Client | None = None
     continuation: Mapping[str, Any] | None = None
+    # What its client adds in `_meta` for whoever answers; `raw` has it too.
+    extra: Mapping[str, Any] | None = None
     held: Held | None = None
     # Of a task: how long it may take, and what has to happen before anything is called. It may raise NotAdmitted.
     seconds: float | None = None
     admit: Callable[[], Awaitable[None]] | None = None
+
+
+def accompanied(call: Call, extra: Mapping[str, Any]) -> Call:
+    """The call with what its client says besides: whoever answers gets that too, and it is on record."""
+    if not extra or EXTRA_ON_RECORD in call.arguments:
+        return call
+    return call._replace(extra=extra, raw=exact.written({**call.arguments, EXTRA_ON_RECORD: extra}))
 
 
 class NotAdmitted(Exception):
@@ -310,7 +321,15 @@ class Pipeline:
         until = time.monotonic() + deadline
         who, trace = call.principal, call.traceparent
         context = Context(
-            call_id, deadline, who.username, trace, tool.name, who.on_behalf_of, call.peer, call.continuation
+            call_id,
+            deadline,
+            who.username,
+            trace,
+            tool.name,
+            who.on_behalf_of,
+            call.peer,
+            call.continuation,
+            call.extra,
         )
         try:
             return await self._once(tool, call, context)

@@ -19,7 +19,7 @@ import orjson
 from access.snapshot import Snapshot
 from audit.ledger import PARKED_SECONDS
 from gateway import wire
-from gateway.calls import ANSWERS_ON_RECORD, Answer, Call, known_of
+from gateway.calls import ANSWERS_ON_RECORD, EXTRA_ON_RECORD, Answer, Call, known_of
 from gateway.wire import Message, WireError
 from keyring.keys import DecryptionError, ring
 from tools import exact
@@ -55,7 +55,10 @@ def continued(message: Message, call: Call, snapshot: Snapshot) -> tuple[Call, S
     if ANSWERS_ON_RECORD in call.arguments:
         raise _wrong(f"An argument cannot be named {ANSWERS_ON_RECORD} in a call that goes on.")
     continuation: dict[str, Any] = {_ANSWERS: answers} if answers else {}
-    raw = exact.written({**call.arguments, ANSWERS_ON_RECORD: answers}) if answers else call.raw
+    raw = call.raw
+    if answers:
+        besides = {EXTRA_ON_RECORD: call.extra} if call.extra else {}
+        raw = exact.written({**call.arguments, **besides, ANSWERS_ON_RECORD: answers})
     if _STATE not in message.params:
         return call._replace(raw=raw, continuation=continuation), None
     state = opened(_binding(message, call, snapshot), message.params[_STATE])

@@ -379,6 +379,7 @@ class Tasks:
             call_id=lost.call_id,
             seconds=seconds if kept["from_the_beginning"] else None,
             notes={"attempt": lost.attempts},
+            extra=kept.get("extra"),
             **{name: kept[name] for name in _KEPT},
         )
         work = Work(call, kept["generation"], None)
@@ -402,6 +403,7 @@ def _kept(work: Work) -> bytes:
         "actor": call.principal.username,
         "from_the_beginning": call.seconds is not None,
         "capabilities": work.client.capabilities,
+        "extra": call.extra,
     }
     own = {name: getattr(call, name) for name in _KEPT} | more
     return orjson.dumps({name: _as_written(value) for name, value in own.items()})

@@ -1,7 +1,7 @@
 """JSON-RPC over streamable HTTP, of both eras of MCP, on one URL: bytes to a request, and what goes back.
 
 Which era a request is of is told by its header, or by its `_meta` (MCP 2026-07-28, basic/transports). The modern era
-(2026-07-28) carries everything in each request; the older revisions begin with `initialize`. Sessions are not issued.
+(2026-07-28) carries everything in each request; the older revisions begin with `initialize`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ _LONGEST_ID, _LEAST_ID, _GREATEST_ID = 256, -(2**63), 2**64 - 1
 # The revision that has batches, and how long we take them.
 BATCHING, _LONGEST_BATCH = "2025-03-26", 20
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+# Of the `_meta` of a request: what is about its way to us, and what is told elsewhere.
+_OF_ONE_WAY, _TOLD_ELSEWHERE = (_META, "mcpsite/"), frozenset({"progressToken", "traceparent"})
 
 Id = str | int | None
 _NOTHING: Mapping[str, Any] = {}
@@ -115,6 +118,12 @@ class Message(NamedTuple):
         """The W3C trace context of the request, when it is well-formed."""
         value = self._meta.get("traceparent")
         return value if isinstance(value, str) and TRACEPARENT.fullmatch(value) else None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """What the client says in `_meta` to whoever answers (basic, "General fields"), `baggage` too."""
+        meta = self._meta
+        return {name: meta[name] for name in meta if not name.startswith(_OF_ONE_WAY) and name not in _TOLD_ELSEWHERE}
 
 
 Headers = Mapping[bytes, bytes]

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from aiohttp import web
 from django.db import connection
 
 from access.models import Grant
+from audit.opening import payload_of
 from gateway import older
 from gateway.app import Gateway
-from gateway.tests.conftest import Company, Reply, in_thread, legacy_call, modern, post, records, until
+from gateway.tests.conftest import META, Company, Reply, in_thread, legacy_call, post, records, until
+from gateway.tests.test_reads import ask
 from mcpsite.postgres import conninfo
 from tools.launchers import Launcher
-from tools.models import DataSource, EgressRule
+from tools.models import DataSource, EgressRule, Toolset
 from tools.sync import sync_source
 from tools.tests.servers import make_server
 
@@ -34,8 +37,18 @@ DEFINITION = r"""{
  "outputSchema": {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}, "$defs": {"N": {"type": "number"}}},
  "annotations": {"readOnlyHint": true, "x-new": [1, 1.50, 10E-1]},
  "icons": [{"src": "data:image/png;base64,AA==", "sizes": ["48x48"], "theme": "dark"}],
- "execution": {"x": 1}, "_meta": {"com.example/ui": {"resourceUri": "ui://odd"}, "n": 18446744073709551616}
+ "execution": {"x": 1}, "_meta": {"ui": {"resourceUri": "ui://odd", "visibility": ["model", "app"]}, "ui/resourceUri": "ui://odd",
+           "n": 18446744073709551616}
 }"""
+# What an MCP App shows of itself (extension io.modelcontextprotocol/ui).
+APP = r"""{
+ "uri": "ui://odd", "name": "view", "mimeType": "text/html;profile=mcp-app", "x-first": 1.0,
+ "_meta": {"ui": {"csp": {"connectDomains": ["https://api.example.com"]}, "permissions": {"camera": {}}}}
+}"""
+PAGE = r"""{"contents": [{
+ "uri": "ui://odd", "mimeType": "text/html;profile=mcp-app", "text": "<!doctype html>\u003cb>\u2028\ud83d\ude00</b>",
+ "_meta": {"ui": {"csp": {"resourceDomains": []}, "prefersBorder": true, "domain": "a.example.com"}, "n": 1e2}
+}], "com.example/later": 18446744073709551616}"""
 RESULT = r"""{
  "content": [
   {"type": "text", "text": "\u0041\ud83d\ude00\u2028 \"q\" \\ \u0000",
@@ -55,21 +68,30 @@ RESULT = r"""{
 ARGUMENTS = (
     r'{"wei": 115792089237316195423570985008687907853269984665640564039457584007913129639935, "z": 1e2, "a": "\u00e9"}'
 )
+# What a client says besides, and what of it is about its own connection or is no trace.
+EXTRA = r'"com.example/turn": {"b": 18446744073709551616, "a": "\u00e9"}, "tracestate": "a=1", "baggage": "k=v"'
+OF_ITS_OWN = r'"io.modelcontextprotocol/later": 1, "mcpsite/record": "forged", "traceparent": "broken"'
 
 # What answers, as one text for this process and for one of its own.
 ANSWERING = """
 import json
-def answer(message, era, definition, result):
+CAPABILITIES = '"capabilities":{"tools":{},"resources":{}}'
+def answer(message, era, definition, result, app, page):
     method = message.get("method")
     if method == "server/discover" and era == "modern":
-        said = '{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"resultType":"complete"}'
+        said = '{"supportedVersions":["2026-07-28"],"resultType":"complete",' + CAPABILITIES + "}"
     elif method == "initialize" and era == "legacy":
-        said = '{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"o","version":"1"}}'
+        said = '{"protocolVersion":"2025-11-25","serverInfo":{"name":"o","version":"1"},' + CAPABILITIES + "}"
     elif method == "tools/list":
         said = '{"tools":[' + definition + ']}'
+    elif method == "resources/list":
+        said = '{"resources":[' + app + ']}'
+    elif method == "resources/read":
+        said = page
     elif method == "tools/call" and message["params"]["name"] == "odd":
-        said = result.replace('"com.example/later"', '"got": ' + json.dumps(message["params"]["arguments"]) +
-                              ', "com.example/later"')
+        got = [("got", message["params"]["arguments"]), ("besides", message["params"].get("_meta", {}))]
+        more = "".join('"%s": %s, ' % (name, json.dumps(value)) for name, value in got)
+        said = result.replace('"com.example/later"', more + '"com.example/later"')
     else:
         return '{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no"}}' % json.dumps(message["id"])
     return '{"jsonrpc":"2.0", "id":%s, "result":%s}' % (json.dumps(message["id"]), said.replace("\\n", " "))
@@ -79,7 +101,7 @@ import sys
 for line in sys.stdin:
     message = json.loads(line)
     if "id" in message:
-        sys.stdout.write(answer(message, {era!r}, {definition!r}, {result!r}) + "\\n")
+        sys.stdout.write(answer(message, {era!r}, {definition!r}, {result!r}, {app!r}, {page!r}) + "\\n")
         sys.stdout.flush()
 """
 
@@ -98,7 +120,7 @@ def member(found: Any, *names: str) -> Any:
 @asynccontextmanager
 async def upstream(kind: str, era: str, settings: Any, definition: str, result: str) -> AsyncIterator[dict[str, Any]]:
     """The options of a source of that kind whose server is of that era."""
-    told = {"era": era, "definition": definition, "result": result}
+    told = {"era": era, "definition": definition, "result": result, "app": APP, "page": PAGE}
     if kind == "mcp-stdio":
         program = textwrap.dedent(ANSWERING) + PROGRAM.format(**told)
         settings.MCP_LAUNCHERS = {"odd": Launcher(("python", "-S", "-c", program))}
@@ -127,8 +149,11 @@ async def serving(
 
         def prepare() -> None:
             source = DataSource.objects.create(name="odd", kind=kind, options=options)
-            assert sync_source(source).created == ["odd"]
-            Grant.objects.create(role=company.role, tool=source.tools.get())
+            assert sync_source(source).created == ["odd", "resource ui://odd"]
+            toolset = Toolset.objects.create(name="apps")
+            toolset.tools.set(source.tools.all())
+            toolset.resources.set(source.resources.all())
+            Grant.objects.create(role=company.role, toolset=toolset)
 
         await in_thread(prepare)
         gateway = Gateway(conninfo(connection.settings_dict))
@@ -140,20 +165,16 @@ async def serving(
             await gateway.stop()
 
 
-async def listed(gateway: Gateway, token: str) -> list[bytes]:
-    headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/list"}
-    new = await post(gateway, modern("tools/list"), token, **headers)
-    old = await post(gateway, b'{"jsonrpc":"2.0","id":1,"method":"tools/list"}', token)
-    return [new.body, old.body]
+async def listed(gateway: Gateway, token: str, method: str = "tools/list") -> list[bytes]:
+    return [(await ask(gateway, token, method, {}, era)).body for era in ("modern", "legacy")]
 
 
 async def called(gateway: Gateway, token: str) -> list[Reply]:
-    params = b'"params":{"name":"odd","arguments":' + ARGUMENTS.encode() + b"}}"
-    old = await post(gateway, b'{"jsonrpc":"2.0","id":1,"method":"tools/call",' + params, token)
-    meta = json.dumps(modern("x")["params"]["_meta"]).encode()
-    raw = b'{"jsonrpc":"2.0","id":1,"method":"tools/call",' + params[:-2] + b',"_meta":' + meta + b"}}"
+    begun = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"odd","arguments":' + ARGUMENTS
+    old = begun + ',"_meta":{' + EXTRA + "," + OF_ITS_OWN + "}}}"
+    new = begun + ',"_meta":' + json.dumps(META)[:-1] + "," + EXTRA + "," + OF_ITS_OWN + "}}}"
     headers = {"mcp_protocol_version": "2026-07-28", "mcp_method": "tools/call", "mcp_name": "odd"}
-    return [await post(gateway, raw, token, **headers), old]
+    return [await post(gateway, new.encode(), token, **headers), await post(gateway, old.encode(), token)]
 
 
 @pytest.mark.parametrize(
@@ -169,12 +190,22 @@ async def test_definitions_arguments_and_results_pass_through_as_they_were_said(
         for reply in await called(gateway, company.token):
             result = member(exactly(reply.body), "result")
             assert member(result, "got") == exactly(ARGUMENTS)
-            kept = [pair for pair in result[1:] if pair[0] not in ("_meta", "got", "resultType")]
+            besides = [pair for pair in member(result, "besides")[1:] if pair[0] not in META]
+            assert besides == list(exactly("{" + EXTRA + "}")[1:])
+            kept = [pair for pair in result[1:] if pair[0] not in ("_meta", "got", "besides", "resultType")]
             assert kept == [pair for pair in exactly(RESULT)[1:] if pair[0] != "_meta"]
             meta = member(result, "_meta")
             assert set(member(exactly(RESULT), "_meta")) <= set(meta)
             (record,) = await records(call_id=member(meta, "mcpsite/call"))
-            assert (record.code, record.args_commit is not None) == ("ok", True)
+            assert record.code == "ok"
+            arguments = exactly((await in_thread(partial(payload_of, record))).arguments or b"")
+            assert member(arguments, "mcpsite/_meta") == exactly("{" + EXTRA + "}")
+            assert arguments[:-1] == exactly(ARGUMENTS)
+        for body in await listed(gateway, company.token, "resources/list"):
+            assert member(exactly(body), "result", "resources") == [exactly(APP)]
+        for version in ("modern", "legacy"):
+            read = await ask(gateway, company.token, "resources/read", {"uri": "ui://odd"}, version)
+            assert exactly(PAGE)[1:] == member(exactly(read.body), "result")[1:3]
 
 
 ODD_OUTPUT = '{"name":"odd","inputSchema":{"type":"object"},"outputSchema":{"type":"array"},"title":"t"}'

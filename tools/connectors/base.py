@@ -123,6 +123,8 @@ class Context(NamedTuple):
     client: Client | None = None
     # `inputResponses` and `requestState`, both as the upstream is to get them, of a call that goes on (MCP 2026-07-28).
     continuation: Mapping[str, Any] | None = None
+    # What the caller adds for whoever answers, as `_meta` has it.
+    extra: Mapping[str, Any] | None = None
 
 
 Kind = Literal["tool", "prompt", "resource", "template"]

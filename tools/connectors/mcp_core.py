@@ -212,9 +212,7 @@ class McpCore(Connector):
 
     async def _call(self, spec: Spec, arguments: dict[str, Any], context: Context) -> Result:
         assert isinstance(spec, McpTool)
-        params: dict[str, Any] = {"name": spec.name, "arguments": arguments}
-        if context.traceparent:
-            params["_meta"] = {"traceparent": context.traceparent}
+        params = _accompanied({"name": spec.name, "arguments": arguments}, context)
         result = await self._within(context.deadline_seconds, self._ask("tools/call", params, spec, context), context)
         if asks(result, "tools/call"):
             result = await self._finished(result, "tools/call", params, context, spec)
@@ -228,8 +226,7 @@ class McpCore(Connector):
         return Result(result, is_error)
 
     async def _requested(self, method: str, params: dict[str, Any], context: Context) -> Result:
-        if context.traceparent:
-            params = {**params, "_meta": {"traceparent": context.traceparent}}
+        params = _accompanied(params, context)
         result = await self._within(context.deadline_seconds, self._answered(method, params, context), context)
         if asks(result, method):
             result = await self._finished(result, method, params, context)
@@ -428,6 +425,13 @@ class McpCore(Connector):
 def introduced(params: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a request to a modern server that is made for no client."""
     return {**params, "_meta": _MODERN_META}
+
+
+def _accompanied(params: dict[str, Any], context: Context) -> dict[str, Any]:
+    """The parameters with what the caller says besides."""
+    if context.traceparent is None:
+        return {**params, "_meta": dict(context.extra)} if context.extra else params
+    return {**params, "_meta": {**(context.extra or {}), "traceparent": context.traceparent}}
 
 
 def written(message: dict[str, Any]) -> bytes:
