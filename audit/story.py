@@ -127,6 +127,8 @@ class Story:
                 return f"{who} set out to call {record.tool}"
             case Record.Kind.DENIED:
                 return f"{who} was refused {record.tool or 'a call'}"
+            case Record.Kind.INVALID if record.code == "refused_unread":
+                return f"{record.actor or record.address or 'Somebody'} sent a request that was refused unread"
             case Record.Kind.INVALID:
                 return f"{who} called {record.tool or 'something'} with bad input"
         if record.object_type:

@@ -59,7 +59,7 @@ class TaskAdmin(ReadOnlyAdmin):
     list_filter_submit = True
     list_select_related = ("user",)
     search_fields = ("id",)
-    search_help_text = "The id of a task or of its call, or a tool or user in full"
+    search_help_text = "Id of a task or call, or a tool or user in full"
     sortable_by = ()
     list_before_template = "admin/tasks_before.html"
     list_per_page = 50

@@ -9,6 +9,7 @@ import uuid
 
 import pytest
 from django.contrib.auth.models import Permission
+from django.http import HttpRequest
 from django.test import Client
 from django.urls import reverse
 
@@ -19,7 +20,7 @@ from audit.codes import MEANINGS, meaning_of
 from audit.entry import Entry
 from audit.ledger import record
 from audit.models import Record
-from audit.story import colour_of
+from audit.story import Story, colour_of
 from keyring import keys
 from tools.definitions import publish
 from tools.models import DataSource, Tool
@@ -56,6 +57,16 @@ def make_tool(name: str = "send_reply") -> Tool:
     tool = Tool.objects.create(source=source, name=name, effect="write")
     publish(tool, {"name": name, "inputSchema": {"type": "object"}})
     return tool
+
+
+# --- Its headline -----------------------------------------------------------------------------------------------------
+
+
+def test_what_was_refused_unread_is_told_of_whoever_is_known() -> None:
+    known: tuple[dict[str, str], ...] = ({"actor": "carla", "address": "192.0.2.7"}, {"address": "192.0.2.7"}, {})
+    told = [Story(HttpRequest(), Record(kind="invalid", code="refused_unread", **each)).headline for each in known]
+    said = "sent a request that was refused unread"
+    assert told == [f"carla {said}", f"192.0.2.7 {said}", f"Somebody {said}"]
 
 
 # --- Its colour -------------------------------------------------------------------------------------------------------
