@@ -194,13 +194,18 @@ def identifier_of(content: Any) -> Id:
 def _identifier(message: dict[str, Any]) -> Id:
     if "id" not in message:
         return None
-    value = message["id"]
-    if isinstance(value, str) and len(value) <= _LONGEST_ID:
-        return value
-    if type(value) is int and _LEAST_ID <= value <= _GREATEST_ID:
+    value: Id = message["id"]
+    if is_id(value):
         return value
     said = f"An id is a whole number of at most 64 bits or a string of at most {_LONGEST_ID} characters."
     raise WireError(INVALID_REQUEST, said)
+
+
+def is_id(value: Any) -> bool:
+    """Whether it can be the id of a request."""
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_ID
+    return type(value) is int and _LEAST_ID <= value <= _GREATEST_ID
 
 
 def _message(message: dict[str, Any], identifier: Id, headers: Headers) -> Message:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from gateway import wire
 from gateway.mail import Mail, Payload
 from gateway.replies import Reply
 from gateway.sessions import Session
@@ -45,7 +46,7 @@ class Withdrawals:
     async def _take(self, message: Message, visit: Visit) -> None:
         """A notification for a session; what is no longer under way, or never was, is as good as withdrawn."""
         identifier = message.params.get("requestId")
-        if visit.session is not None and isinstance(identifier, (str, int)):
+        if visit.session is not None and wire.is_id(identifier):
             await self._mail.broadcast(_WITHDRAWN, {"session": visit.session.id, "request": identifier})
 
     def _hear(self, letter: Payload) -> None:

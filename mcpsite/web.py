@@ -28,6 +28,8 @@ _M_ARENA_MAX, _ARENAS = -8, 2
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 1024 * 1024
 # What a large page took is free again soon, but scattered: C libraries keep it.
 _TRIM_SECONDS = 2.0
+# Of 0.1 seconds each.
+_TICKS_BETWEEN_REVIEWS = 50
 
 
 class CannotListen(Exception):
@@ -63,7 +65,13 @@ def serve(listener: socket.socket) -> None:
             application.gateway.wind_up()
             await super().shutdown(sockets)
 
-    from mcpsite.http import Protocol
+        async def on_tick(self, counter: int) -> bool:
+            """Also leave clients that stand still."""
+            if counter % _TICKS_BETWEEN_REVIEWS == 0:
+                review(self.server_state.connections, time.monotonic())
+            return await super().on_tick(counter)
+
+    from mcpsite.http import Protocol, review
 
     config = uvicorn.Config(
         "mcpsite.asgi:application",
