@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 
 from gateway import answers, wire
 from gateway.mail import AWAY, Mail
+from gateway.redis_client import connected
 from gateway.sessions import Session
 from keyring.keys import DecryptionError, ring
 from tools import exact
@@ -124,14 +125,8 @@ class Events:
         # What this worker writes at this moment.
         self.writing: dict[str, EventLog] = {}
         self._held: Counter[int] = Counter()
-        self._redis = redis.asyncio.from_url(
-            url,
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-            max_connections=8,
-            # What is added twice has the same number, and is taken once.
-            retry=Retry(NoBackoff(), 1),
-        )
+        # What is added twice has the same number, and is taken once.
+        self._redis = connected(url, _TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 1))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -41,6 +41,7 @@ _LONG = reads.METHODS | {"tools/call"}
 _LONG_SECONDS = 0.5
 # How often an open stream makes sure of its session, which lives on by that.
 _SURE_SECONDS = 60.0
+_AGAIN_SECONDS = 1.0
 # Streams of one user that are read on at each worker: each holds a connection to Redis.
 _MOST_RESUMED = 20
 
@@ -198,12 +199,16 @@ class Legacy:
     async def _attended(self, visit: Visit, session: Session, reply: Reply) -> None:
         attending = asyncio.ensure_future(self.attend(visit, reply))
         try:
+            reply.check()
             while not (await asyncio.wait({attending}, timeout=_SURE_SECONDS))[0]:
                 if not await self._lives(session):
                     return
+                reply.check()
             attending.result()
         finally:
-            attending.cancel()
+            while not attending.done():  # It may swallow that, too.
+                attending.cancel()
+                await asyncio.wait({attending}, timeout=_AGAIN_SECONDS)
 
     async def _lives(self, session: Session) -> bool:
         try:
@@ -234,7 +239,9 @@ class Legacy:
             reply.open()
             if session.revision >= _PRIMED:
                 reply.prime(f"{place.stream}.{place.number}")
+            reply.check()
             async for event in events:
+                reply.check()
                 reply.event(event.data, event.id)
                 await reply.drain()
 

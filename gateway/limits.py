@@ -15,9 +15,10 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-import redis.asyncio
 from django.conf import settings
 from redis.exceptions import RedisError
+
+from gateway.redis_client import connected
 
 logger = logging.getLogger("gateway.limits")
 
@@ -67,9 +68,7 @@ class Budgets:
         self._processes = max(1, processes)
         self._buckets: dict[tuple[int, Any], _Bucket] = {}
         self._away_until = 0.0
-        self._redis = redis.asyncio.from_url(
-            url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, max_connections=8
-        )
+        self._redis = connected(url, _TIMEOUT_SECONDS)
         self._take = self._redis.register_script(_TAKE)
         # Answers of the shared buckets and of this process's own: calls that were there, and calls that were not.
         self.granted = self.refused = self.granted_alone = self.refused_alone = 0

@@ -13,12 +13,12 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-import redis.asyncio
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from gateway.redis_client import connected
 from tools import exact
 
 logger = logging.getLogger("gateway.mail")
@@ -50,14 +50,8 @@ class Mail:
         self.is_listening = False
         self._handlers: dict[str, Handler] = {}
         self._task: asyncio.Task[None] | None = None
-        self._redis = redis.asyncio.from_url(
-            url,
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-            max_connections=8,
-            # A letter that is sent twice could be answered twice.
-            retry=Retry(NoBackoff(), 0),
-        )
+        # A letter that is sent twice could be answered twice.
+        self._redis = connected(url, _TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 0))
 
     def on(self, kind: str, handler: Handler) -> None:
         """Have letters of this kind handed to `handler`, in the order in which they come. It must not block."""

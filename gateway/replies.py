@@ -35,8 +35,9 @@ CLIENT_LEFT = 499
 class Connection(Protocol):
     """What carries the request."""
 
-    # Called when the client is gone.
+    # Called when the client is gone, unless it was by then.
     when_lost: Callable[[], None] | None
+    is_lost: bool
 
     def unsent(self) -> int:
         """The bytes that wait for the client to read."""
@@ -116,18 +117,30 @@ class Reply:
         self._task = asyncio.current_task()
         if self._connection is not None:
             self._connection.when_lost = self._lose
+            if self._connection.is_lost:  # while we were asking whose session it is
+                self._lose()
 
     def can_be_withdrawn(self) -> None:
         """Cancel the present task when the client says that it wants no answer, and not when it is only gone."""
         self._task = asyncio.current_task()
         if self._connection is not None:
             self._connection.when_lost = self._miss
+            if self._connection.is_lost:
+                self._miss()
 
     def withdraw(self) -> None:
         """The client wants no answer any more."""
         if self._task is not None and not self._is_over:
             self.is_withdrawn = True
             self._task.cancel()
+
+    def check(self) -> None:
+        """Raise CancelledError when there is nobody to answer: what a task waited for may have swallowed it.
+
+        `asyncio.wait_for` of Python 3.11 does, which redis-py uses. So this stands before whatever has no end.
+        """
+        if self.is_lost or self.is_withdrawn:
+            raise asyncio.CancelledError
 
     def _miss(self) -> None:
         self.is_lost = True

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import redis.asyncio
 from django.conf import settings
 from redis.asyncio.client import Pipeline
 from redis.asyncio.retry import Retry
@@ -25,6 +24,7 @@ from redis.exceptions import WatchError
 from access.snapshot import Principal
 from gateway.limits import Budgets
 from gateway.mail import AWAY, Mail
+from gateway.redis_client import connected
 from tools import exact
 
 logger = logging.getLogger("gateway.sessions")
@@ -81,14 +81,8 @@ class Sessions:
         self._listed: set[str] = set()
         self._unlisted: list[str] = []
         self._listed_since = 0.0
-        self._redis = redis.asyncio.from_url(
-            url,
-            socket_timeout=_TIMEOUT_SECONDS,
-            socket_connect_timeout=_TIMEOUT_SECONDS,
-            max_connections=8,
-            # Nothing here does harm when it is done twice, and a pooled connection may have been closed meanwhile.
-            retry=Retry(NoBackoff(), 1),
-        )
+        # Nothing here does harm when it is done twice, and a pooled connection may have been closed meanwhile.
+        self._redis = connected(url, _TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 1))
 
     async def close(self) -> None:
         """Close the connections."""

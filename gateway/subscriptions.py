@@ -76,6 +76,7 @@ class Subscriptions:
             self._listening.join(listener, visit.principal)
             told: dict[str, Any] = {change.wanted: True for change in CHANGES if change.method in wanted.lists}
             tell(_ACKNOWLEDGED, {"notifications": told | ({_RESOURCES: honoured} if honoured else {})})
+            reply.check()
             await over
         except TooManyStreams as error:
             raise _too_many(error) from error
@@ -131,6 +132,7 @@ class Subscriptions:
             for uri in session.subscribed:
                 await self._watch_anyway(listener, uri)
             await self._tell_missed(listener, visit, session)
+            reply.check()
             await over
         except TooManyStreams as error:
             raise _too_many(error) from error

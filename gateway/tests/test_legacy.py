@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from access import tokens
 from gateway import wire
 from gateway.app import Gateway
 from gateway.replies import Reply as Answer
-from gateway.sessions import Sessions
+from gateway.sessions import Session, Sessions
 from gateway.tests.conftest import Company, call, in_thread, make_user, post, records, until
 from gateway.tests.old_clients import PING, Stream, begin, initialize
 from gateway.visits import Visit
@@ -261,3 +262,30 @@ async def test_a_session_that_another_version_wrote_has_ended(gateway: Gateway, 
     session = await begin(gateway, company.token)
     await gateway.sessions._redis.set(f"mcpsite:session:{session}", b"[1]")
     assert (await post(gateway, PING, company.token, mcp_session_id=session)).status == 404
+
+
+async def test_a_client_that_leaves_unheard_leaves_no_stream_behind(
+    gateway: Gateway, company: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await begin(gateway, company.token)
+    stream = Stream(gateway, company.token, session)
+
+    async def swallowing(session: Session) -> int:
+        """What `asyncio.wait_for` does when what it waits for is done at the same moment."""
+        stream.wire.abort()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return 1
+
+    monkeypatch.setattr(gateway.sessions, "number", swallowing)
+    await stream.ended()
+    await until(lambda: gateway.listening.count == len(gateway.streams) == len(gateway.legacy) == 0)
+
+
+async def test_more_requests_at_once_than_connections_to_redis_wait_for_each_other(
+    gateway: Gateway, company: Company
+) -> None:
+    session = await gateway.sessions.find(await begin(gateway, company.token), company.user.pk)
+    assert session is not None
+    numbers = await asyncio.gather(*(gateway.sessions.number(session) for _ in range(100)))
+    assert sorted(numbers) == list(range(1, 101))

@@ -38,6 +38,8 @@ HEADERS = {"mcp_protocol_version": "2026-07-28", "mcp_method": "subscriptions/li
 class Stream:
     """An open `subscriptions/listen`, as its client sees it."""
 
+    is_lost = False
+
     def __init__(self, gateway: Gateway, token: str, notifications: Any, identifier: Any, path: str) -> None:
         self.when_lost: Callable[[], None] | None = None
         self.identifier = identifier

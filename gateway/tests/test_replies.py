@@ -18,6 +18,8 @@ from gateway.tests.conftest import Company, FakeConnector, modern, records, unti
 class Wire:
     """What a server would send, and a client that may leave or not read."""
 
+    is_lost = False
+
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
         self.when_lost: Callable[[], None] | None = None
@@ -181,3 +183,17 @@ async def test_an_older_client_that_leaves_cancels_nothing(
     outside.gate.set()
     await asked
     assert orjson.loads(wire.text)["result"]["content"]
+
+
+@pytest.mark.parametrize("is_modern", [True, False])
+async def test_a_client_that_left_before_it_was_looked_for_is_gone_as_well(wire: Wire, is_modern: bool) -> None:
+    reply = make_reply(wire)
+    wire.is_lost = True
+
+    async def serve() -> None:
+        (reply.ends_with_client if is_modern else reply.can_be_withdrawn)()
+        await asyncio.sleep(0)
+
+    task = asyncio.create_task(serve())
+    await asyncio.wait({task})
+    assert (reply.is_lost, task.cancelled()) == (True, is_modern)
