@@ -76,7 +76,7 @@ MEANINGS: Mapping[str, str] = {
     "unsupported_result": "its answer is of a kind that this caller cannot be given, for instance a question",
     "unsupported_version": "it speaks a revision that is not known here",
     "result_too_large": "its answer is larger than `MAX_RESULT_BYTES`",
-    "too_many_tools": "it lists more tools than are taken",
+    "too_many_tools": "it lists more than is taken: 5,000 of a kind, 100 pages, 32 MB",
     "read_only": "a statement tried to write in a source that only reads",
     "run_queued": "somebody started a run",
     "run_started": "the agent worker began with it",

@@ -26,6 +26,7 @@ from tools import exact
 from tools.connectors.base import Client, Connector, ConnectorError, Context, Kind, Result
 from tools.connectors.mcp_input import INPUT_REQUIRED
 from tools.models import Tool
+from tools.nesting import is_writable
 from tools.schemas import problems
 
 logger = logging.getLogger("gateway.calls")
@@ -493,7 +494,7 @@ def _lacking(refusal: dict[str, Any] | None) -> dict[str, Any]:
     """Which capabilities the client must declare, as the upstream says (MCP 2026-07-28, error -32021)."""
     data = (refusal or {}).get("data")
     required = data.get("requiredCapabilities") if isinstance(data, dict) else None
-    return required if isinstance(required, dict) else {}
+    return required if isinstance(required, dict) and is_writable(required) else {}
 
 
 def _passed_on(call: Call) -> Mapping[str, Any] | None:

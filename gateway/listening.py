@@ -22,7 +22,9 @@ from access import policy
 from access.snapshot import Principal, Snapshot
 from access.tokens import InvalidToken
 from gateway import answers
+from gateway.updates import Updates, Watched
 from tools.connectors.base import Kind
+from tools.templates import is_uri
 
 
 class Change(NamedTuple):
@@ -45,7 +47,6 @@ _AT_ONCE = 50
 _LOOK_SECONDS = 1.0
 
 Tell = Callable[[str, dict[str, Any]], None]
-Watched = tuple[uuid.UUID, str]
 
 
 class TooManyStreams(Exception):
@@ -84,6 +85,7 @@ class Listening:
         self._seats: dict[tuple[str, str | None], _Seat] = {}
         self._by_user: dict[int, int] = {}
         self._watchers: dict[Watched, set[Listener]] = {}
+        self._updates = Updates(self._tell_watchers)
         self._due: dict[Listener, dict[str, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -225,10 +227,15 @@ class Listening:
     def updated(self, source: uuid.UUID, uri: str) -> None:
         """A source says that a resource of it has changed: tell those who want to know, and may read it."""
         for subscribed in and_above(uri):
-            for listener in tuple(self._watchers.get((source, subscribed), ())):
-                if self.source_of(listener, uri) == source:
-                    self.told += 1
-                    listener.tell(UPDATED, {"uri": uri})
+            if (source, subscribed) in self._watchers:
+                self._updates.add((source, subscribed), uri)
+
+    def _tell_watchers(self, watched: Watched, uri: str) -> Iterator[None]:
+        for listener in tuple(self._watchers.get(watched, ())):
+            if self.source_of(listener, uri) == watched[0]:
+                self.told += 1
+                listener.tell(UPDATED, {"uri": uri})
+            yield
 
     def source_of(self, listener: Listener, uri: str) -> uuid.UUID | None:
         """Where the resource is read that the listener wants to hear of; None when it may not, or has not joined."""
@@ -282,7 +289,12 @@ def _mark(snapshot: Snapshot, principal: Principal, toolset: str | None, change:
 
 
 def and_above(uri: str) -> Iterator[str]:
-    """The URI, and those of which it may be a part: who hears of a folder hears of what is in it."""
+    """The URI, and those of which it may be a part: who hears of a folder hears of what is in it.
+
+    Nothing, if it is none: sources may say anything, of any length.
+    """
+    if not is_uri(uri):
+        return
     yield uri
     scheme, colon, rest = uri.partition("://")
     while "/" in rest:

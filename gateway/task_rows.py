@@ -234,7 +234,7 @@ class Rows:
     async def finish(self, identifier: str, worker: str, ending: Ending, result: bytes | None) -> bool:
         """End it, if the worker holds it. `result` is the JSON of the result, or of the error."""
         sealed = None if result is None else _sealed(identifier, "result", result)
-        said = known().masker.text(ending.message)[:_LONGEST_MESSAGE]
+        said = known().masker.text(ending.message)[:_LONGEST_MESSAGE].replace("\0", "\N{REPLACEMENT CHARACTER}")
         return bool(await self._all(_FINISH, (ending.status, ending.code, said, sealed, identifier, worker)))
 
     async def release(self, identifiers: list[str], worker: str) -> None:

@@ -15,6 +15,8 @@ import orjson
 
 # How deep the stricter parser goes.
 _MOST_LEVELS = 201
+# Objects and lists in one text: many small ones take a hundred times their size, and the process all its time.
+_MOST_PARTS = 500_000
 # How orjson writes whatever it made of a whole number beyond 64 bits.
 _EXPONENT = b"e+"
 # What it says of one that it is to write.
@@ -23,21 +25,30 @@ _BEYOND = "64-bit"
 
 def read(text: bytes) -> Any:
     """The value, if there is one reading of the text only. Raises ValueError with what is wrong, and where."""
+    parts = text.count(b"[") + text.count(b"{")
+    _check(parts)
     value = orjson.loads(text)
     # Only a text with many brackets can be deep.
-    if text.count(b"[") + text.count(b"{") <= _MOST_LEVELS and orjson.dumps(value) == text:
+    if parts <= _MOST_LEVELS and orjson.dumps(value) == text:
         return value
     return jiter.from_json(text, allow_inf_nan=False, catch_duplicate_keys=True)
 
 
 def taken(text: bytes | str) -> Any:
     """The value of what was written elsewhere, for better or worse: of two equal keys the last. Raises ValueError."""
+    if isinstance(text, bytes) and len(text) > _MOST_PARTS:
+        _check(text.count(b"[") + text.count(b"{"))
     value = orjson.loads(text)
     try:
         is_exact = _EXPONENT not in orjson.dumps(value)
     except orjson.JSONEncodeError:  # Too deep to be written: whoever writes it will say so.
         return value
     return value if is_exact else jiter.from_json(text if isinstance(text, bytes) else text.encode())
+
+
+def _check(parts: int) -> None:
+    if parts > _MOST_PARTS:
+        raise ValueError(f"more than {_MOST_PARTS} objects and lists")
 
 
 def written(value: Any) -> bytes:

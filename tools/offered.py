@@ -18,7 +18,7 @@ from tools.outcome import SyncOutcome, printable
 from tools.templates import is_uri, pattern_of, shape_of
 
 _LARGEST = 256 * 1024
-_LONGEST_SOURCE_NAME = 128
+_LONGEST_SOURCE_NAME, _LONGEST_REASON = 128, 1_000
 
 T = TypeVar("T", bound=Offered)
 
@@ -44,7 +44,7 @@ def _take(offers: list[Offer], known: dict[str, T], make: Callable[[Offer], T], 
                 raise DefinitionRefused(f"The source offers {times[offer.name]} of this name.")
             became = _save(make(offer), offer)
         except ValueError as error:
-            outcome.refused[label] = str(error)
+            outcome.refused[label] = printable(str(error), _LONGEST_REASON)
             continue
         getattr(outcome, became).append(label)
     for name, row in known.items():

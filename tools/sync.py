@@ -153,7 +153,7 @@ def _take(row: DataSource, offer: Offer, existing: Tool | None, times: int, outc
             else:
                 (outcome.changed if _update(existing, offer) else outcome.unchanged).append(name)
     except ValueError as error:
-        outcome.refused[printable(name)] = str(error)
+        outcome.refused[printable(name)] = printable(str(error), _LONGEST_MESSAGE)
 
 
 def _check_spec(row: DataSource, offer: Offer) -> None:

@@ -24,6 +24,7 @@ from keyring.keys import DecryptionError
 from tools.connectors.base import ConnectorError, Offer
 from tools.connectors.registry import connector_class
 from tools.models import DataSource, Synchronisation
+from tools.outcome import printable
 from tools.sync import SyncOutcome, sync_source
 
 TASK, LOOK = "tools.sync", "tools.look"
@@ -32,6 +33,7 @@ _OPEN = frozenset({"todo", "doing"})
 _GRACE_SECONDS = 120
 # What was found so lately needs no other look, whichever worker asks for one.
 _FRESH_SECONDS = 60
+_LONGEST_MESSAGE = 1_000
 
 
 class SyncRefused(Exception):
@@ -111,7 +113,7 @@ def synchronise(
                 _finish(source, found=outcome.told(), error="")
                 _record(source, caller, door, {"ok": True, **outcome.told()})
     except (ConnectorError, DecryptionError, ValueError) as error:
-        message = known().refresh().text(str(error) or type(error).__name__)
+        message = printable(known().refresh().text(str(error) or type(error).__name__), _LONGEST_MESSAGE)
         with transaction.atomic():
             _finish(source, error=message)
             _record(source, caller, door, {"ok": False, "message": message})

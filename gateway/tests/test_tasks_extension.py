@@ -204,13 +204,13 @@ async def test_an_error_of_the_protocol_is_a_failure_and_one_of_the_tool_a_resul
     assert outside.gate is not None
     outside.gate.set()
     await become(company, gateway, "at_once", "echo")
-    refusal = {"code": -32603, "message": "It broke"}
+    refusal = {"code": -32603, "message": "It\0broke"}
     outside.fails = [
         ConnectorError("upstream_refused", "no", refusal=refusal),
         ConnectorError("upstream_timeout", "no"),
     ]
     failed, done = [await ended(gateway, company, await begun(gateway, company)) for _ in range(2)]
-    assert (failed["status"], failed["error"]["code"], failed["error"]["message"]) == ("failed", -32603, "It broke")
+    assert (failed["status"], failed["error"]["code"], failed["error"]["message"]) == ("failed", -32603, "It\0broke")
     assert "result" not in failed
     assert (done["status"], done["result"]["isError"]) == ("completed", True)
 

@@ -73,7 +73,7 @@ class ClientError(Exception):
     """The client would not or could not answer: the JSON-RPC error for whoever asked."""
 
     def __init__(self, error: dict[str, Any]) -> None:
-        super().__init__(str(error.get("message", ""))[:500])
+        super().__init__(str(message)[:500] if isinstance(message := error.get("message"), str) else "")
         self.error = error
 
 

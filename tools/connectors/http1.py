@@ -23,6 +23,8 @@ from tools.egress import Egress, EgressDenied
 
 _PART_BYTES = 4096
 _HEAD_LIMIT = 64 * 1024
+# Of a stream, so much is dealt with at once.
+_PORTION = 64 * 1024
 # Common servers close after five seconds; a request on a connection that is just being closed would be lost.
 _IDLE_SECONDS = 4.0
 # Of several addresses one may swallow packets: the next is tried after so long.
@@ -214,7 +216,7 @@ class _Connection(asyncio.Protocol):
             self.abort()
             raise ConnectionBroken(sent=False)
         self._parser = HttpResponseParser(self)
-        self._status = self._head_size = self._untold = self._size = 0
+        self._status = self._head_size = self._untold = self._size = self._waiting = 0
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self._complete = self._in_body = False
@@ -235,9 +237,9 @@ class _Connection(asyncio.Protocol):
         """See `Stream.chunks`."""
         while True:
             if self._body:
-                chunk = b"".join(self._body)
-                self._body.clear()
-                yield chunk
+                yield self._portion()
+                if self._body:  # A flood of events is not to keep others from their turn.
+                    await asyncio.sleep(0)
             elif self._complete:
                 return
             elif self._error is not None:
@@ -246,9 +248,21 @@ class _Connection(asyncio.Protocol):
                 self._more = self._loop.create_future()
                 await self._more
 
+    def _portion(self) -> bytes:
+        size = count = 0
+        for part in self._body:
+            size, count = size + len(part), count + 1
+            if size >= _PORTION:
+                break
+        portion = b"".join(self._body[:count])
+        self._body[:count] = [portion[_PORTION:]] if size > _PORTION else []
+        portion = portion[:_PORTION]
+        self._waiting -= len(portion)
+        return portion
+
     def recount(self) -> None:
         """See `Stream.recount`."""
-        self._size = sum(map(len, self._body))
+        self._size = self._waiting
 
     @property
     def is_complete(self) -> bool:
@@ -355,6 +369,7 @@ class _Connection(asyncio.Protocol):
             self._size += len(data)
             self._told = True
             self._measure(self._size)
+            self._waiting += len(data)
             # Long answers in the parts that came, joined once at the end; what drips in, in parts of some size.
             if self._body and len(self._body[-1]) < _PART_BYTES:
                 self._body[-1] += data

@@ -15,9 +15,10 @@ _MOST_NOISE_BYTES, _NOISE_SECONDS, _LEAST_NOISE = 1024 * 1024, 10.0, 64
 
 
 class Noise:
-    """Counts what a server says that nobody waits for."""
+    """Counts what a server says that nobody waits for; with another limit than the usual one, what is not all noise."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int | None = None) -> None:
+        self._most_bytes = most_bytes or _MOST_NOISE_BYTES
         self._since = self._bytes = 0.0
 
     def is_too_much(self, size: int) -> bool:
@@ -26,7 +27,7 @@ class Noise:
         if now - self._since > _NOISE_SECONDS:
             self._since, self._bytes = now, 0.0
         self._bytes += max(size, _LEAST_NOISE)
-        return self._bytes > _MOST_NOISE_BYTES
+        return self._bytes > self._most_bytes
 
 
 def too_large() -> ConnectorError:

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from tools import exact
 from tools.connectors.base import Connector, ConnectorError, Context, Kind, Offer, Result, Source, Spec
-from tools.connectors.mcp_input import INPUT_REQUIRED, answered, asks, told
+from tools.connectors.mcp_input import INPUT_REQUIRED, answered, asks, shown, told
 from tools.connectors.mcp_leases import Leases, declared_to_legacy
 from tools.connectors.mcp_turn import Turn
 from tools.egress import Egress
@@ -36,7 +36,8 @@ _MODERN_META = {
     f"{_META}clientInfo": _CLIENT,
     f"{_META}clientCapabilities": {},
 }
-_MOST_PAGES, _MOST_TOOLS = 100, 5_000
+# Of one list.
+_MOST_PAGES, _MOST_TOOLS, _MOST_LISTED_BYTES = 100, 5_000, 32 * 1024 * 1024
 
 
 _T = TypeVar("_T")
@@ -79,8 +80,8 @@ class RpcError(Exception):
     def __init__(self, error: dict[str, Any]) -> None:
         self.error = error
         self.code = error.get("code")
-        self.message = str(error.get("message", ""))[:500]
-        super().__init__(f"{self.message} ({str(self.code)[:20]})")
+        self.message = shown(error.get("message", ""), 500)
+        super().__init__(f"{self.message} ({shown(self.code, 20)})")
 
 
 class SessionEnded(ConnectorError):
@@ -166,6 +167,7 @@ class McpCore(Connector):
 
     async def _listed(self, kind: Kind, method: str, key: str, name: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
+        size = 0
         seen: set[str] = set()
         params: dict[str, Any] = {}
         for _ in range(_MOST_PAGES):
@@ -175,7 +177,11 @@ class McpCore(Connector):
                 if kind != "tool" and error.code == METHOD_NOT_FOUND:
                     return []
                 raise
-            found += _definitions(result, kind, key, name)
+            found += (page := _definitions(result, kind, key, name))
+            size += sum(map(_size, page))
+            if size > _MOST_LISTED_BYTES:
+                said = f"The server's list of {kind}s is larger than {_MOST_LISTED_BYTES // 2**20} MB."
+                raise ConnectorError("too_many_tools", said)
             cursor = result.get("nextCursor")
             if len(found) > _MOST_TOOLS:
                 break
@@ -374,7 +380,7 @@ class McpCore(Connector):
         answer, session = await self._upstream.exchange(NO_GREETING, "initialize", params)
         version = answer.get("protocolVersion")
         if version not in LEGACY:
-            raise _unknown_revision(str(version))
+            raise _unknown_revision(shown(version))
         greeting = self._upstream.agreed(version, session, _name_of(answer.get("serverInfo")))
         greeting = replace(greeting, capabilities=_capabilities_of(answer))
         await self._upstream.notify("notifications/initialized", greeting)
@@ -443,12 +449,12 @@ def written(message: dict[str, Any]) -> bytes:
 
 
 def parsed(body: bytes) -> dict[str, Any] | None:
-    """The JSON object in `body`; None when it is something else."""
+    """The message in `body`, whose method is a text, if it has one; None when it is something else."""
     try:
         message = exact.taken(body)
     except ValueError:
         return None
-    return message if isinstance(message, dict) else None
+    return message if isinstance(message, dict) and isinstance(message.get("method", ""), str) else None
 
 
 def result_of(answer: dict[str, Any]) -> dict[str, Any]:
@@ -480,6 +486,14 @@ def _definitions(result: dict[str, Any], kind: Kind, key: str, name: str) -> lis
     return found
 
 
+def _size(definition: dict[str, Any]) -> int:
+    """In bytes; what cannot be written is taken for large."""
+    try:
+        return len(exact.written(definition))
+    except orjson.JSONEncodeError:
+        return _MOST_LISTED_BYTES // 8
+
+
 def _capabilities_of(answer: dict[str, Any]) -> frozenset[str]:
     """What the server declares: `tools`, and `tools.listChanged` where that is true."""
     declared = answer.get("capabilities")
@@ -502,4 +516,4 @@ def _unknown_revision(said: str) -> ConnectorError:
 
 def _name_of(info: object) -> str:
     name = info.get("name") if isinstance(info, dict) else None
-    return str(name)[:120] if name else "unnamed server"
+    return name[:120] if isinstance(name, str) and name else "unnamed server"

@@ -12,6 +12,7 @@ from typing import Any
 from tools.connectors.base import ConnectorError
 from tools.connectors.event_stream import Resumable
 from tools.connectors.http1 import HttpClient, Response, Stream
+from tools.connectors.limits import Noise
 from tools.connectors.mcp_core import Estranged, Greeting, McpTool, SessionEnded, parsed, result_of, written
 from tools.connectors.mcp_ears import Deaf, Take
 from tools.connectors.mcp_headers import headers_of
@@ -21,6 +22,8 @@ from tools.egress import Egress
 
 # Of one stream: what a server may ask of its client before we stop listening, and how long its end is waited for.
 _MOST_REQUESTS, _DRAIN_SECONDS = 64, 1.0
+# Answers to a server that are under way at once; to what it asks beyond, it gets none.
+_MOST_ASIDE = 64
 # How long the stream on which a server speaks of its own accord is waited for.
 _OPENING_SECONDS = 1.0
 # What a session id may hold (MCP 2025-11-25, transports, "Session Management").
@@ -234,8 +237,11 @@ class Upstream:
                 stream.abort()
 
     async def _hear(self, stream: Stream, greeting: Greeting) -> None:
+        noise = Noise()
         async for data in Resumable(stream, None).events():
             stream.recount()
+            if noise.is_too_much(len(data)):
+                return
             message = parsed(data)
             if message is None or "method" not in message:
                 continue
@@ -251,7 +257,8 @@ class Upstream:
     def _take_up(self, request: dict[str, Any], greeting: Greeting, turn: Turn | None) -> None:
         """Have the client asked, or say no: a server must not wait in vain."""
         if turn is None:
-            self._start_aside(self._say(declined(request), greeting))
+            if len(self._aside) < _MOST_ASIDE:
+                self._start_aside(self._say(declined(request), greeting))
         else:
             turn.answer(request, lambda response: self._say(response, greeting))
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from tools.connectors.base import Client, ClientError, ConnectorError, Context
+from tools.nesting import is_writable
 
 INPUT_REQUIRED = "input_required"
 # The requests whose results may ask for input.
@@ -18,6 +19,7 @@ _NOT_CARRIED = f"{_META}tasks"
 # What a question needs of the client, by its method.
 _NEEDS = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 _MOST_QUESTIONS, _MOST_ROUNDS = 100, 8
+_LONGEST_STATE = 256 * 1024
 
 
 def carried(capabilities: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,14 +51,19 @@ def questions_of(result: Mapping[str, Any], client: Client | None) -> dict[str, 
         raise _bad("asks for input in a form that is none")
     if not questions and not isinstance(result.get("requestState"), str):
         raise _bad("asks for input without saying for what")
-    if not isinstance(result.get("requestState", ""), str):
+    state = result.get("requestState", "")
+    if not isinstance(state, str):
         raise _bad("gives a requestState that is no text")
+    if len(state) > _LONGEST_STATE:  # sealed, and with answers, it must fit into a request
+        raise _bad(f"gives a requestState of more than {_LONGEST_STATE} characters")
     for question in questions.values():
         if not isinstance(question, dict) or not isinstance(question.get("params", {}), dict):
             raise _bad("asks for input in a form that is none")
         method, params = question.get("method"), question.get("params", {})
+        if fault := fault_of(params):
+            raise _bad(f"asks for input that cannot be passed on: {fault}")
         if not is_declared(client.capabilities if client else {}, method, params):
-            raise _bad(f"asks for {str(method)[:60]!r}, which the client did not declare")
+            raise _bad(f"asks for {shown(method)!r}, which the client did not declare")
     return questions
 
 
@@ -67,7 +74,7 @@ def asks(result: Mapping[str, Any], method: str) -> bool:
         return False
     if kind == INPUT_REQUIRED and method in ASKING_METHODS:
         return True
-    said = f"The upstream's result is of the type {str(kind)[:60]!r}, which has no place here."
+    said = f"The upstream's result is of the type {shown(kind)!r}, which has no place here."
     raise ConnectorError("unsupported_result", said)
 
 
@@ -102,6 +109,11 @@ async def _asked(questions: Mapping[str, dict[str, Any]], client: Client) -> dic
         raise ConnectorError("client_refused", said) from error
 
 
+def shown(value: object, longest: int = 60) -> str:
+    """What an upstream says, in a sentence of ours: the text of anything nested could be of any length and depth."""
+    return str(value)[:longest] if isinstance(value, (str, int, float)) else f"a {type(value).__name__}"
+
+
 def is_declared(capabilities: Mapping[str, Any], method: object, params: Mapping[str, Any]) -> bool:
     """Whether the client can be asked this: also a mode of elicitation and tools of sampling are declared."""
     need = _NEEDS.get(method) if isinstance(method, str) else None
@@ -115,6 +127,19 @@ def is_declared(capabilities: Mapping[str, Any], method: object, params: Mapping
     if need == "sampling" and ("tools" in params or "toolChoice" in params):
         return "tools" in declared
     return True
+
+
+def fault_of(params: Mapping[str, Any]) -> str | None:
+    """Why a question with these parameters is not put to a client; None where it can be."""
+    if not is_writable(params):
+        return "it is nested too deeply"
+    if params.get("mode") == "url" and not _is_web_address(params.get("url")):
+        return "the URL is not one of http or https"  # what else there is may run in whatever shows it
+    return None
+
+
+def _is_web_address(url: object) -> bool:
+    return isinstance(url, str) and url.lower().startswith(("https://", "http://"))
 
 
 def _bad(what: str) -> ConnectorError:

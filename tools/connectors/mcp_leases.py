@@ -64,7 +64,8 @@ class Leases(Generic[T]):
         Raises ConnectorError when there is no place within so many seconds.
         """
         try:
-            await asyncio.wait_for(self._places.acquire(), within)
+            async with asyncio.timeout(within):
+                await self._places.acquire()
         except TimeoutError as error:
             said = f"All {self._most} sessions that clients with capabilities may have with it at once are in use."
             raise ConnectorError("upstream_busy", said, sent=False) from error

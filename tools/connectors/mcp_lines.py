@@ -10,6 +10,7 @@ from typing import Any
 from tools.connectors.base import ConnectorError
 from tools.connectors.event_stream import events
 from tools.connectors.http1 import Stream
+from tools.connectors.limits import Noise
 from tools.connectors.mcp_core import parsed
 
 logger = logging.getLogger("tools.connectors.mcp_lines")
@@ -30,10 +31,14 @@ class HttpLine:
         self.over.cancel()
 
     async def _read(self) -> None:
+        noise = Noise()
         try:
             async for data in events(self._stream.chunks()):
                 self._stream.recount()
                 message = parsed(data)
+                if noise.is_too_much(len(data)):
+                    logger.warning("a server says without end that something changed: its line is closed")
+                    break
                 if message is not None and "method" not in message:
                     break  # the answer to what opened the stream is its end
                 if message is not None:

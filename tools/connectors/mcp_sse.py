@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from tools.connectors import limits
 from tools.connectors.base import ConnectorError
 from tools.connectors.event_stream import Cursor, events
 from tools.connectors.http1 import ConnectionBroken, HttpClient, Stream
@@ -44,7 +45,7 @@ class Session:
         self.stream, self.target = stream, target
         self.calls: dict[int, asyncio.Future[dict[str, Any] | ConnectorError]] = {}
         self.turns: dict[int, Turn] = {}
-        self.noise = Noise()
+        self.noise, self.talk = Noise(), Noise(limits.MAX_RESULT_BYTES)
         # Calls that nobody waits for any more, whose answers may still come.
         self.late: dict[int, None] = {}
         self.line: ProcessLine | None = None
@@ -251,9 +252,10 @@ class SseUpstream:
                 return
         elif identifier is not None:
             self._take_up(session, message)
-        elif self._hear(session, message):
-            return
-        if session.noise.is_too_much(size):
+        noise = session.noise
+        if "method" in message and identifier is None and self._hear(session, message):
+            noise = session.talk
+        if noise.is_too_much(size):
             said = "The upstream says without end what it was not asked for."
             self._lose(session, ConnectorError("bad_upstream_answer", said))
 

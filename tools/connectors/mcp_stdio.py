@@ -16,6 +16,7 @@ from typing import Any
 from django.conf import settings
 from pydantic import Field, ValidationInfo, field_validator
 
+from tools.connectors import limits
 from tools.connectors.base import SAVING, ConnectorError, Offer, Options, Source
 from tools.connectors.limits import Noise
 from tools.connectors.mcp_core import (
@@ -87,6 +88,27 @@ class McpStdioOptions(Options):
         return value
 
 
+class Pauses:
+    """After failures in a row, how long there is no other start; a run of `_HEALTHY_SECONDS` begins the row anew."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.not_before, self._why = 0.0, ""
+
+    def note(self, seconds: float, why: str) -> None:
+        """A run of so many seconds ended in failure."""
+        self.failures = 1 if seconds >= _HEALTHY_SECONDS else self.failures + 1
+        pause = _PAUSES_SECONDS[min(self.failures, len(_PAUSES_SECONDS)) - 1]
+        self.not_before, self._why = asyncio.get_running_loop().time() + pause, why
+
+    def check(self) -> None:
+        """Raise ConnectorError while there is one."""
+        if (wait := self.not_before - asyncio.get_running_loop().time()) > 0:
+            said = f"The server failed {self.failures} times in a row: it {self._why}. "
+            said += f"It is started again in {wait:.0f} s at the earliest."
+            raise ConnectorError("upstream_unavailable", said, sent=False)
+
+
 class Server:
     """JSON-RPC with one server, whose process comes and goes."""
 
@@ -106,7 +128,7 @@ class Server:
         self._process: Process | None = None
         self._last: Process | None = None
         self._closed = False
-        self._failures, self._not_before = 0, 0.0
+        self.pauses = Pauses()
         self._ids = itertools.count(1)
         self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
         # Of calls under way: who can be told and asked.
@@ -117,7 +139,7 @@ class Server:
         self._late: dict[int, None] = {}
         self._unanswered = 0
         self._heard_at = self._used_at = 0.0
-        self._noise = Noise()
+        self._noise, self._talk = Noise(), Noise(limits.MAX_RESULT_BYTES)
         self._idle: asyncio.TimerHandle | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -143,18 +165,15 @@ class Server:
         if launcher is None:
             said = f"The launcher {name!r} is no longer allowed: an administrator must choose another one."
             raise ConnectorError("upstream_unavailable", said, sent=False)
+        self.pauses.check()
         loop = asyncio.get_running_loop()
-        if (wait := self._not_before - loop.time()) > 0:
-            why = self._last.ended if self._last else ""
-            times = f"{self._failures} times in a row"
-            said = f"The server failed {times}: it {why}. It is started again in {wait:.0f} s at the earliest."
-            raise ConnectorError("upstream_unavailable", said, sent=False)
         self._process = self._last = await start(launcher, self._take, self._lose)
-        self._noise, self._unanswered, self._used_at = Noise(), 0, loop.time()
+        self._noise, self._talk = Noise(), Noise(limits.MAX_RESULT_BYTES)
+        self._unanswered, self._used_at = 0, loop.time()
         self._idle = loop.call_later(_IDLE_SECONDS, self._look_idle)
         logger.info("the server of %s runs as process %d (launcher %s)", self._source, self._process.pid, name)
         self._note_turn(
-            "server_started", {"launcher": name, "pid": self._process.pid, "failures_before": self._failures}
+            "server_started", {"launcher": name, "pid": self._process.pid, "failures_before": self.pauses.failures}
         )
 
     def _lose(self, process: Process) -> None:
@@ -168,9 +187,7 @@ class Server:
         how = {"pid": process.pid, "how": process.ended, "seconds": round(process.seconds, 1)}
         self._note_turn("server_stopped" if process.is_wanted else "server_ended", how)
         if not process.is_wanted:
-            self._failures = 1 if process.seconds >= _HEALTHY_SECONDS else self._failures + 1
-            pause = _PAUSES_SECONDS[min(self._failures, len(_PAUSES_SECONDS)) - 1]
-            self._not_before = asyncio.get_running_loop().time() + pause
+            self.pauses.note(process.seconds, process.ended or "")
             words = self.last_words or "none"
             logger.warning("the server of %s %s. Its last words: %s", self._source, process.ended, words)
         said, again = f"The server {process.ended} before it answered.", process.code == "upstream_unavailable"
@@ -296,7 +313,7 @@ class Server:
 
     def _take(self, line: bytes) -> None:
         """One line of the server's output."""
-        message = parsed(line)
+        message, noise = parsed(line), self._noise
         if message is not None:
             self._heard_at, self._unanswered = asyncio.get_running_loop().time(), 0
             identifier = message.get("id")
@@ -308,8 +325,8 @@ class Server:
             else:
                 self._overheard(message)
                 if self._hear(message):
-                    return
-        if self._noise.is_too_much(len(line)):
+                    noise = self._talk
+        if noise.is_too_much(len(line)):
             self.fail("writes without end what it was not asked for")
 
     def _take_up(self, request: dict[str, Any]) -> None:
@@ -367,6 +384,8 @@ class McpStdioConnector(McpHearing):
         self._upstream = self._server = Server(source.name, source.options, self._lose, self._note_turn, self._take)
         self._starting: asyncio.Task[Greeting] | None = None
         self._is_legacy = False
+        # Of the processes that calls have for themselves: a new one would know nothing of those before it.
+        self._pauses_of_leased = Pauses()
 
     # --- The verbs ----------------------------------------------------------------------------------------------------
 
@@ -415,7 +434,7 @@ class McpStdioConnector(McpHearing):
     def _leased(self, declares: dict[str, Any]) -> McpCore:
         connector = super()._leased(declares)
         assert isinstance(connector, McpStdioConnector)
-        connector._server.is_leased = True
+        connector._server.is_leased, connector._server.pauses = True, self._pauses_of_leased
         return connector
 
     # --- Greeting -----------------------------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from tools.connectors.base import Client, ClientError
-from tools.connectors.mcp_input import is_declared
+from tools.connectors.mcp_input import fault_of, is_declared
 
-METHOD_NOT_FOUND = -32601
+METHOD_NOT_FOUND, _INVALID_PARAMS = -32601, -32602
+# Questions of one call: those that wait for answers at once, and all of them.
+_MOST_OPEN, _MOST_ASKED = 64, 256
 # Notifications that are about one call; `notifications/progress` is the fourth.
 _TOLD = frozenset({"notifications/message", "notifications/elicitation/complete"})
 
@@ -27,7 +29,7 @@ class Turn(Client):
         self.wants_progress, self.asks_together = client.wants_progress, client.asks_together
         self._limit: asyncio.Timeout | None = None
         self._left = 0.0
-        self._open = 0
+        self._open = self._taken_up = 0
         self._is_over = False
         self._answering: dict[object, asyncio.Task[None]] = {}
 
@@ -68,8 +70,14 @@ class Turn(Client):
             task.cancel()
 
     def answer(self, request: dict[str, Any], send: Send) -> None:
-        """Have a request of the upstream answered, as soon as the client has done so."""
+        """Have a request of the upstream answered, as soon as the client has done so.
+
+        Where too many wait, it is left without an answer, as is one whose id says nothing.
+        """
         key = _key(request["id"])
+        if key is None or key in self._answering or len(self._answering) >= _MOST_OPEN:
+            return
+        self._taken_up += 1
         self._answering[key] = task = asyncio.create_task(self._answered(request, send))
         task.add_done_callback(lambda done: self._answering.pop(key, None))
 
@@ -77,12 +85,15 @@ class Turn(Client):
         params = request.get("params", {})
         if (
             self._is_over
+            or self._taken_up > _MOST_ASKED
             or not isinstance(params, dict)
             or not is_declared(self.capabilities, request["method"], params)
         ):
             await send(declined(request))
             return
         try:
+            if fault := fault_of(params):
+                raise ClientError({"code": _INVALID_PARAMS, "message": f"The question cannot be passed on: {fault}."})
             result = await self.ask(request["method"], params)
         except ClientError as error:
             await send({"jsonrpc": "2.0", "id": request["id"], "error": error.error})

@@ -72,3 +72,10 @@ def test_what_is_too_deep_to_be_written_is_not_written_another_way() -> None:
     for value in (deep, json.loads("[" * 300 + "]" * 300), {"a": object(), "b": 2**64}):
         with pytest.raises(orjson.JSONEncodeError):
             exact.written(value)
+
+
+def test_a_text_of_more_objects_than_memory_should_hold_is_not_read() -> None:
+    text = b"[" + b"[]," * 500_000 + b"1]"
+    for take in (exact.read, exact.taken):
+        with pytest.raises(ValueError, match="more than 500000 objects and lists"):
+            take(text)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Literal
 
 import orjson
 import pytest
 from aiohttp import web
 
-from tools.connectors import mcp_ears
+from tools.connectors import limits, mcp_ears
 from tools.connectors.base import ConnectorError, Context, Source
 from tools.connectors.mcp import McpConnector, McpOptions
 from tools.egress import Egress, Rule
@@ -35,6 +35,7 @@ class Talker:
         self.lines: list[web.StreamResponse] = []
         self.asked: list[tuple[str, Any]] = []
         self.subscribed: set[str] = set()
+        self.responses = 0
         self._last: Any = None
         self._hung_up = asyncio.Event()
 
@@ -45,6 +46,9 @@ class Talker:
         if request.method == "DELETE":
             return web.Response()
         message = orjson.loads(await request.read())
+        if "method" not in message:
+            self.responses += 1
+            return web.Response(status=202)
         method, params = message["method"], message.get("params", {})
         if self.era == "legacy" and "Mcp-Method" in request.headers:
             return web.Response(status=400)
@@ -260,3 +264,35 @@ async def test_a_process_is_heard_while_it_runs_and_runs_while_it_is_watched(era
     assert connector._server.pid not in (None, before)
     connector.unwatch("a://1")
     assert not connector._server.is_listened_to
+
+
+async def test_a_server_that_speaks_without_end_is_heard_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_MOST_NOISE_BYTES", 10_000)
+    monkeypatch.setattr(mcp_ears, "_FIRST_PAUSE_SECONDS", 0.01)
+    async with listening("legacy") as (_, talker, ear):
+        await until(lambda: talker.lines)
+        with suppress(ConnectionError):
+            for _ in range(10_000):
+                await talker.say("tools/list_changed")
+        await until(lambda: len(talker.lines) > 1)  # after a pause, like any line that was lost
+        assert 0 < len(ear.heard) < 200
+
+
+async def test_what_is_asked_on_a_line_without_end_is_declined_as_far_as_that_goes() -> None:
+    async with listening("legacy") as (connector, talker, _):
+        await until(lambda: talker.lines)
+        asked = b"".join(b'data: {"jsonrpc":"2.0","id":%d,"method":"roots/list"}\n\n' % n for n in range(1_000))
+        await talker.lines[-1].write(asked)
+        await talker.say("tools/list_changed")
+        await until(lambda: talker.responses)
+        assert len(connector._http._aside) <= 64
+
+
+async def test_a_method_that_is_no_text_is_passed_over() -> None:
+    async with listening("legacy") as (_, talker, ear):
+        await until(lambda: talker.lines)
+        for method in (["x"], {"x": 1}, 5):
+            await talker.lines[-1].write(b"data: " + orjson.dumps({"jsonrpc": "2.0", "method": method}) + b"\n\n")
+        await talker.say("tools/list_changed")
+        await until(lambda: ear.heard)
+        assert len(talker.lines) == 1

@@ -449,15 +449,15 @@ async def test_after_the_pause_a_mended_server_is_found(connect: Connect, tmp_pa
 
 async def test_pauses_grow_and_end_with_a_healthy_run(connect: Connect, monkeypatch):
     connector = connect("for message in messages(): os._exit(1)")
-    server, pauses = connector._server, []
+    noted, pauses = connector._server.pauses, []
     for _ in range(6):
         await failure(call(connector))
-        pauses.append(server._not_before - asyncio.get_running_loop().time())
-        server._not_before = 0
+        pauses.append(noted.not_before - asyncio.get_running_loop().time())
+        noted.not_before = 0
     assert [round(max(0, pause)) for pause in pauses] == [0, 1, 2, 4, 8, 16]
     monkeypatch.setattr(mcp_stdio, "_HEALTHY_SECONDS", 0)
     await failure(call(connector))
-    assert server._failures == 1
+    assert noted.failures == 1
 
 
 async def test_an_idle_server_is_stopped_and_comes_back(connect: Connect, monkeypatch):
@@ -467,7 +467,7 @@ async def test_an_idle_server_is_stopped_and_comes_back(connect: Connect, monkey
     await until(lambda: not lives(first))
     assert connector._server.pid is None
     assert int(await call(connector)) != first
-    assert connector._server._failures == 0
+    assert connector._server.pauses.failures == 0
 
 
 async def test_a_server_with_calls_under_way_is_not_idle(connect: Connect, monkeypatch):

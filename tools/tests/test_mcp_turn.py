@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tools.connectors import limits
 from tools.connectors.base import Client, ClientError, ConnectorError, Context, Source
 from tools.connectors.mcp import McpConnector
 from tools.connectors.mcp_headers import MirroringTool as McpTool
+from tools.connectors.mcp_input import questions_of
 from tools.connectors.mcp_stdio import McpStdioConnector, McpStdioOptions
+from tools.connectors.mcp_turn import Turn
 from tools.egress import Egress
 from tools.tests.servers import make_server
 from tools.tests.test_mcp import (
@@ -28,7 +31,9 @@ from tools.tests.test_mcp import (
     stream,
     streaming,
 )
-from tools.tests.test_mcp_stdio import LEGACY, little
+from tools.tests.test_mcp_stdio import LEGACY, Connect, connect, failure, little, until
+
+__all__ = ["connect"]
 
 ACCEPTED = {"action": "accept", "content": {"name": "Ada"}}
 FORM = {"message": "Who?", "requestedSchema": {"type": "object"}}
@@ -300,3 +305,86 @@ async def test_who_can_be_asked_has_a_process_for_himself(local: McpStdioConnect
     assert (declined, answer) == (-32601, ACCEPTED)
     assert client.questions == [("elicitation/create", {"message": "Who?"})]
     assert client.heard == [("notifications/message", {"level": "info", "data": second})]
+
+
+# --- Servers that mean no good ----------------------------------------------------------------------------------------
+
+
+class Answers:
+    """What a server is answered."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+
+
+def nested(levels: int) -> Any:
+    value: Any = {}
+    for _ in range(levels):
+        value = {"properties": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"message": "Who?", "requestedSchema": nested(300)}, "nested too deeply"),
+        ({"mode": "url", "message": "Look", "url": "javascript:alert(1)"}, "not one of http or https"),
+        ({"mode": "url", "message": "Look"}, "not one of http or https"),
+    ],
+)
+async def test_what_no_client_should_be_asked_is_refused(params: dict[str, Any], said: str) -> None:
+    client, answers = Listener({"elicitation": {"form": {}, "url": {}}}), Answers()
+    Turn(client).answer({**question(), "params": params}, answers)
+    await until(lambda: answers.sent)
+    assert said in answers.sent[0]["error"]["message"]
+    assert not client.questions
+    asked = {"inputRequests": {"k": {"method": "elicitation/create", "params": params}}}
+    with pytest.raises(ConnectorError, match=said):
+        questions_of(asked, client)
+
+
+async def test_a_server_that_asks_without_end_asks_nobody() -> None:
+    client, answers = Listener({"elicitation": {}}), Answers()
+    client.waits.clear()
+    turn = Turn(client)
+    for number in range(1_000):
+        for identifier in (number, 0, None, [number]):
+            turn.answer(question(identifier=identifier), answers)
+    assert len(turn._answering) == 64
+    client.waits.set()
+    await until(lambda: len(answers.sent) == 64)
+    for number in range(300):
+        turn.answer(question(identifier=number), answers)
+        await asyncio.gather(*turn._answering.values())
+        await asyncio.sleep(0)
+    assert len(client.questions) == 256
+    assert answers.sent[-1]["error"]["code"] == -32601
+
+
+def test_a_state_that_cannot_come_back_is_refused() -> None:
+    asked = {"inputRequests": {}, "requestState": "x" * 300_000}
+    with pytest.raises(ConnectorError, match="requestState of more than"):
+        questions_of(asked, None)
+
+
+async def test_progress_without_end_ends_the_server(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MAX_RESULT_BYTES", 100_000)
+    connector = connect("""
+        for message in messages():
+            for number in range(10 ** 9):
+                send({"method": "notifications/progress", "params": {"progressToken": 2, "progress": number}})
+    """)
+    client = Listener(wants_progress=True)
+    error = await failure(connector.call(McpTool(name="t"), {}, make_context(client, 10)))
+    assert "writes without end" in str(error)
+    assert 0 < len(client.heard) < 2_000
+
+
+async def test_a_server_that_dies_of_each_call_is_not_started_for_each(connect: Connect) -> None:
+    connector = connect(LEGACY + "\nfor message in messages(): os._exit(3)")
+    client = Listener({"elicitation": {}})
+    errors = [await failure(connector.call(McpTool(name="t"), {}, make_context(client, 10))) for _ in range(3)]
+    assert "started again in" in str(errors[-1])

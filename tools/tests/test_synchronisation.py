@@ -286,3 +286,14 @@ def test_a_source_waits_for_one_check_at_a_time(jobs):
     for _ in range(2):
         assert check_all(0) == DataSource.objects.filter(enabled=True).count()
     assert queued(source) == ["tools.check"]
+
+
+@pytest.mark.django_db
+def test_a_reason_that_no_database_can_hold_is_told_all_the_same(offered):
+    offered(error=ConnectorError("upstream_refused", "No\0" + "o" * 10_000))
+    source = make_source()
+    with pytest.raises(SyncFailed):
+        synchronise(source, DORA, "rest")
+    (latest,) = Synchronisation.objects.filter(source=source)
+    assert latest.error.startswith("No\\u0000ooo")
+    assert len(latest.error) < 1_010
