@@ -14,8 +14,9 @@ from collections.abc import Callable, Coroutine
 from itertools import islice
 from typing import Any
 
-from gateway.listening import Listening, Watched, and_above
+from gateway.listening import Listening, and_above
 from gateway.mail import Mail
+from gateway.updates import Watched
 
 _WATCHED, _UPDATED = "relays.watched", "relays.updated"
 # What is watched at one worker, as far as the others are told of it.

@@ -348,3 +348,27 @@ async def test_a_closed_client_answers_at_once_and_ends_what_is_under_way():
             await under_way
         with pytest.raises(ConnectorError, match="is closed"):
             await post(client)
+
+
+async def test_of_a_stream_that_comes_all_at_once_others_have_their_turn_in_between(monkeypatch):
+    monkeypatch.setattr(http1, "_PORTION", 1_000)
+    text = bytes(range(256)) * 400
+    answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(text) + text
+    async with served(Raw(answer)) as client:
+        stream = cast(Stream, (await post(client)).stream)
+        await asyncio.sleep(0.05)  # until all of it is here
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        parts = [part async for part in stream.chunks()]
+        counting.cancel()
+        stream.close()
+    assert b"".join(parts) == text
+    assert max(map(len, parts)) == 1_000
+    assert turns > 90
