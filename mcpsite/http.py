@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 # How long a connection may stand still in the middle of a head, a body or an answer.
 PATIENCE_SECONDS = 60.0
@@ -33,7 +33,7 @@ class JoiningTransport:
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
-        self._write = transport.write
+        self._write: Callable[[bytes], None] = transport.write
         self._head = b""
         # Bytes so far.
         self.written = 0
@@ -137,7 +137,7 @@ class Protocol(HttpToolsProtocol):
         super().data_received(data)
         self._untold = 0 if self._told else self._untold + len(data)
         if self._untold > _MOST_UNTOLD:
-            if self.cycle is None or self.cycle.response_complete:
+            if self._is_idle():
                 self.transport.write(_TOO_LARGE)
                 self.transport.close()
             else:
@@ -162,6 +162,11 @@ class Protocol(HttpToolsProtocol):
             self.transport.release()
         super().on_response_complete()
 
+    def _is_idle(self) -> bool:
+        """Whether no request is under way."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # uvicorn has its own way with types
+        return cycle is None or cycle.response_complete
+
     # --- Patience -----------------------------------------------------------------------------------------------------
 
     def review(self, now: float) -> None:
@@ -176,7 +181,7 @@ class Protocol(HttpToolsProtocol):
         """What the client has to do next, and how far it got with it; None while it is our turn, or a pause."""
         if unsent := self._connection.unsent():
             return "read", self.transport.written - unsent  # type: ignore[attr-defined]
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_idle():
             # The time of a connection that says nothing is uvicorn's to measure.
             return None if self.timeout_keep_alive_task is not None else ("ask", self.cycle)
         return ("send", self._received) if self.cycle.more_body and not self.flow.read_paused else None
