@@ -34,6 +34,7 @@ _TEXTS = ("meta", "lacking", "refusal")
 _RETRY, _WORD, _CANCEL, _PING = "parking.retry", "parking.word", "parking.cancel", "parking.ping"
 # How often a worker that was given answers is asked whether it is still there.
 _PING_SECONDS = 5.0
+_CLOSE_SECONDS = 5.0
 
 
 class Parking:
@@ -60,7 +61,7 @@ class Parking:
         source = self._pipeline.connector_for(call, snapshot)
         if state is not None and state.worker:
             if source is None:
-                raise _ended()
+                raise _ended(state.call_id)
             return await self._go_on(call, state, (call.continuation or {}).get("inputResponses", {}))
         if source is None or call.peer is None or not call.peer.capabilities:
             return await self._pipeline.call(call)
@@ -79,7 +80,10 @@ class Parking:
 
     async def _go_on(self, call: Call, state: State, answers: Answers) -> Answer:
         if state.worker == self._mail.worker:
-            return await self._next(state.number, answers, call.peer, call.request_id, call.address)
+            try:
+                return await self._next(state.number, answers, call.peer, call.request_id, call.address)
+            except LookupError as error:
+                raise _ended(state.call_id) from error
         if not self._mail.is_listening:
             raise _unreachable(state.call_id)
         return await self._next_elsewhere(state, answers, call)
@@ -111,9 +115,10 @@ class Parking:
     async def _next(
         self, number: str, answers: Answers, peer: Client | None, request_id: str | None, address: str | None
     ) -> Answer:
+        """Raises LookupError when no call is parked under that number (any more), and Refused."""
         held = self._take(number)
         if held is None:
-            raise _ended()
+            raise LookupError(number)
         await held.resume(answers, peer, request_id, address)
         return self._numbered(held, await held.next(partial(self._admit, held)))
 
@@ -176,15 +181,16 @@ class Parking:
             raise await self._lose(state.call_id, call)
         if word.result().get("is_gone"):
             raise _unreachable(state.call_id)
-        return _read(word.result())
+        return _read(word.result(), state.call_id)
 
     async def _lose(self, call_id: uuid.UUID, call: Call) -> Refused | WireError:
         """The worker that held the call has ended, and took along what is not on record of it."""
         try:
-            record_id = await asyncio.to_thread(close_aside, call_id)
-        except DatabaseError:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                record_id = await asyncio.to_thread(close_aside, call_id)
+        except (DatabaseError, TimeoutError):
             return unavailable("record", call_id)
-        return self._pipeline.lost(call, call_id, record_id) if record_id else _ended()
+        return self._pipeline.lost(call, call_id, record_id) if record_id else _ended(call_id)
 
     def _hear(self, word: Payload) -> None:
         future = self._awaited.get(word["ticket"])
@@ -217,7 +223,7 @@ class Parking:
             word["answer"], parked = _written(answer), answer.parked
         except Refused as refusal:
             word["refusal"] = _written_refusal(refusal)
-        except WireError:
+        except LookupError:
             pass
         if not await self._mail.send(asked["to"], _WORD, word) and parked is not None:
             self._expire(parked[1])  # Nobody was told how to go on with it.
@@ -233,9 +239,12 @@ def _unreachable(call_id: uuid.UUID) -> Refused:
     return Refused("holder_unreachable", message, retry_after=2, call_id=call_id)
 
 
-def _ended() -> WireError:
+def _ended(call_id: uuid.UUID) -> WireError:
     """What is said to a state whose call is not parked any more."""
-    said = "This requestState was used before, or its call has ended. Call again without it."
+    said = (
+        f"This requestState was used before, or the call {call_id} has ended. "
+        "Find out in the ledger what became of it, before you call again."
+    )
     return WireError(wire.INVALID_PARAMS, said)
 
 
@@ -250,7 +259,7 @@ def _written_refusal(refusal: Refused) -> dict[str, Any]:
     return {"message": str(refusal), **{name: getattr(refusal, name) for name in names}}
 
 
-def _read(word: Payload) -> Answer:
+def _read(word: Payload, call_id: uuid.UUID) -> Answer:
     """What the other worker says. Raises Refused and WireError."""
     if (answer := word.get("answer")) is not None:
         ids = {name: uuid.UUID(answer[name]) for name in ("record_id", "call_id")}
@@ -260,4 +269,4 @@ def _read(word: Payload) -> Answer:
     if (refusal := word.get("refusal")) is not None:
         ids = {name: refusal[name] and uuid.UUID(refusal[name]) for name in ("record_id", "call_id")}
         raise Refused(**{**refusal, **ids})
-    raise _ended()
+    raise _ended(call_id)

@@ -5,10 +5,12 @@ The clock is the database's, so that workers on several machines agree. What cal
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import psycopg
@@ -20,12 +22,16 @@ from keyring.fields import Sealed, opened_for, sealed_for
 from keyring.keys import ring
 from tools import exact
 
+T = TypeVar("T")
+
 # What there is to catch when the database is away.
 AWAY = (psycopg.Error, OSError, TimeoutError)
 
 _TABLE = "gateway_task"
 _MOST_CONNECTIONS = 4
 _WAIT_SECONDS = 3.0
+# A server that hangs keeps no timeout of its own, and psycopg waits for it also when it is cancelled.
+_HANG_SECONDS = 6.0
 _OPTIONS = "-c statement_timeout=5000 -c lock_timeout=3000 -c synchronous_commit=on -c timezone=UTC"
 _LONGEST_MESSAGE = 500
 
@@ -42,6 +48,7 @@ _FIND = """
 SELECT id, status, message, created_at, updated_at, expires_at, tool, worker, call_id, code, questions, result
 FROM gateway_task WHERE id = %s AND user_id = %s AND expires_at > now()
 """
+_DISCARD = "DELETE FROM gateway_task WHERE id = %(id)s AND worker = %(worker)s"
 _BEAT = """
 UPDATE gateway_task SET heartbeat_at = now()
 WHERE id = ANY(%s) AND worker = %s AND status IN ('working', 'input_required') RETURNING id
@@ -150,6 +157,8 @@ class Rows:
                 "options": _OPTIONS,
             },
         )
+        # Statements that are given up, and hang still.
+        self._left: set[asyncio.Future[Any]] = set()
 
     async def open(self) -> None:
         """Make it usable; connects to nothing yet."""
@@ -164,8 +173,20 @@ class Rows:
     async def create(self, values: Mapping[str, Any], request: bytes, *, seconds: int, most: int) -> Row | None:
         """Commit a new task; None when its user has `most` of them under way."""
         sealed = _sealed(values["id"], "request", request)
-        found = await self._one(_CREATE, {**values, "request": sealed, "seconds": seconds, "most": most})
-        return Row(*found) if found else None
+        values = {**values, "request": sealed, "seconds": seconds, "most": most}
+        making = asyncio.ensure_future(self._rows(_CREATE, values))
+        try:
+            found = await self._within(making)
+        except TimeoutError:
+            self._keep(asyncio.ensure_future(self._undo(making, values)))
+            raise
+        return Row(*found[0]) if found else None
+
+    async def _undo(self, making: asyncio.Future[Any], values: Mapping[str, Any]) -> None:
+        """Nobody was told of the task: should it be there after all, nobody is to take it over."""
+        await asyncio.wait({making})
+        with contextlib.suppress(*AWAY):
+            await self._rows(_DISCARD, values)
 
     async def find(self, identifier: str, user_id: int) -> Row | None:
         """The user's task, unless its time is over."""
@@ -183,6 +204,11 @@ class Rows:
 
         `note` gets them as JSON before they are kept; what it raises leaves everything as it was.
         """
+        await self._within(self._answer(identifier, user_id, given, note))
+
+    async def _answer(
+        self, identifier: str, user_id: int, given: Mapping[str, Any], note: Callable[[bytes], Awaitable[object]]
+    ) -> None:
         async with self._pool.connection() as connection, connection.transaction():
             row = await (await connection.execute(_ASKED, (identifier, user_id))).fetchone()
             asked = _loaded(identifier, "questions", row[0]) if row else {}
@@ -198,6 +224,9 @@ class Rows:
 
     async def cancel(self, identifier: str, user_id: int, note: Callable[[], Awaitable[object]]) -> str | None:
         """Ask for its end; the worker that carries it out, or None where there is nothing to do. `note` as above."""
+        return await self._within(self._cancel(identifier, user_id, note))
+
+    async def _cancel(self, identifier: str, user_id: int, note: Callable[[], Awaitable[object]]) -> str | None:
         async with self._pool.connection() as connection, connection.transaction():
             row = await (await connection.execute(_CANCEL, (identifier, user_id))).fetchone()
             if row is None:
@@ -215,13 +244,19 @@ class Rows:
         """(task, whether it is to end, whether there are answers), of those that have either."""
         return [tuple(row) for row in await self._all(_SIGNALS, (held, worker))]
 
-    async def take_answers(self, identifier: str, worker: str) -> dict[str, Any]:
-        """The answers that came since the last time."""
-        row = await self._one(_ANSWERS, (identifier, worker))
-        return _loaded(identifier, "answers", row[0]) if row else {}
+    async def take_answers(self, identifier: str, worker: str, deliver: Callable[[dict[str, Any]], object]) -> None:
+        """Hand over the answers that came since the last time, also when that takes the server longer than we wait."""
+        await self._within(self._take_answers(identifier, worker, deliver))
+
+    async def _take_answers(self, identifier: str, worker: str, deliver: Callable[[dict[str, Any]], object]) -> None:
+        for (answers,) in await self._rows(_ANSWERS, (identifier, worker)):
+            deliver(_loaded(identifier, "answers", answers))
 
     async def ask(self, identifier: str, worker: str, question: Mapping[str, Any]) -> str | None:
         """Put the question to the client. Returns its key; None when the worker does not hold the task any more."""
+        return await self._within(self._ask(identifier, worker, question))
+
+    async def _ask(self, identifier: str, worker: str, question: Mapping[str, Any]) -> str | None:
         async with self._pool.connection() as connection, connection.transaction():
             row = await (await connection.execute(_HELD, (identifier, worker))).fetchone()
             if row is None:
@@ -249,13 +284,39 @@ class Rows:
     # --- Statements ---------------------------------------------------------------------------------------------------
 
     async def _one(self, statement: str, values: Any) -> Any:
-        async with self._pool.connection() as connection:
-            return await (await connection.execute(statement, values)).fetchone()
+        found = await self._all(statement, values)
+        return found[0] if found else None
 
     async def _all(self, statement: str, values: Any) -> list[Any]:
+        return await self._within(self._rows(statement, values))
+
+    async def _rows(self, statement: str, values: Any) -> list[Any]:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(statement, values)
             return await cursor.fetchall() if cursor.description else []
+
+    async def _within(self, work: Awaitable[T]) -> T:
+        """What the work gives. Raises TimeoutError when the server hangs; then it goes on by itself."""
+        task = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait({task}, timeout=_HANG_SECONDS)
+        except asyncio.CancelledError:
+            task.cancel()
+            self._keep(task)
+            raise
+        if not task.done():
+            self._keep(task)
+            raise TimeoutError(f"no answer within {_HANG_SECONDS:g} s")
+        return task.result()
+
+    def _keep(self, task: asyncio.Future[Any]) -> None:
+        self._left.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Future[Any]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            task.exception()  # Whoever asked was told that there is no answer.
 
 
 def _sealed(identifier: str, column: str, value: Any) -> Sealed:

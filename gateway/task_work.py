@@ -46,6 +46,7 @@ _AGES_SECONDS = 1e9
 _MOST_ATTEMPTS = 2
 # The call itself has a deadline, and says better what was late.
 _GRACE_SECONDS = 5.0
+_CLOSE_SECONDS = 10.0
 _ATTEMPTS_TO_FINISH = 20
 _READ = "read"
 
@@ -224,7 +225,11 @@ class Tasks:
         """The key under which the question stands in the task; None when it cannot be asked."""
         if await self._enrolled(work) is not None:
             return None
-        return await self.rows.ask(work.id, self._mail.worker, question)
+        try:
+            return await self.rows.ask(work.id, self._mail.worker, question)
+        except AWAY as error:
+            logger.warning("a question of a task cannot be kept: %s", _first_line(error))
+            return None
 
     # --- The end ------------------------------------------------------------------------------------------------------
 
@@ -312,7 +317,7 @@ class Tasks:
         for identifier, is_cancelled, has_answers in await self.rows.signals(self._mail.worker, list(self._held)):
             work = self._held.get(identifier)
             if work is not None and has_answers:
-                work.client.deliver(await self.rows.take_answers(identifier, self._mail.worker))
+                await self.rows.take_answers(identifier, self._mail.worker, work.client.deliver)
             if work is not None and is_cancelled:
                 self._break_off(work, _CANCELLED)
 
@@ -358,7 +363,8 @@ class Tasks:
             with contextlib.suppress(LedgerUnavailable):
                 await self._ledger.write(_unfinished(lost, "cancelled" if lost.is_cancelled else "unknown"))
         else:
-            await asyncio.to_thread(close_aside, lost.call_id)
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await asyncio.to_thread(close_aside, lost.call_id)
         await self._finish(lost.id, ending, task_forms.error_of(ending, lost.call_id))
 
     def _begin_anew(self, lost: Lost) -> bool:

@@ -195,7 +195,7 @@ async def test_who_waits_for_a_letter_that_was_lost_is_told_so(
 def test_an_answer_keeps_its_depth_on_its_way_between_workers() -> None:
     deep = orjson.loads(b"[" * 197 + b'"e+"' + b"]" * 197)
     one = Answer(b"{}", {"m": 2**70}, "ok", uuid7(), uuid7(), lacking={"a": deep}, refusal={"data": deep})
-    assert parking._read({"answer": exact.taken(exact.written(parking._written(one)))}) == one
+    assert parking._read({"answer": exact.taken(exact.written(parking._written(one)))}, one.call_id) == one
 
 
 async def codes_of(asked: Reply) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import connection
 from django.utils import timezone
@@ -15,7 +16,7 @@ from access import tokens
 from access.models import Grant
 from audit.models import Record
 from audit.reconcile import reconcile
-from gateway import task_work, tasks
+from gateway import task_rows, task_work, tasks
 from gateway.app import Gateway
 from gateway.models import Task
 from gateway.tests.conftest import (
@@ -426,6 +427,26 @@ async def test_what_a_tool_with_effects_did_is_unknown_and_it_is_not_called_agai
     assert (task["status"], task["error"]["data"]["mcpsite/code"]) == ("failed", "outcome_unknown")
     assert len(outside.calls) == 1
     assert [record.code for record in await records(call_id=call_id)] == ["intended", "unknown"]
+
+
+async def test_a_database_that_hangs_holds_nobody_up_and_leaves_no_task_behind(
+    company: Company, gateway: Gateway, outside: FakeConnector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await become(company, gateway, "at_once", "echo")
+    identifier = await begun(gateway, company)
+    monkeypatch.setattr(task_work, "LOST_SECONDS", 60.0)
+    with psycopg.connect(conninfo(connection.settings_dict)) as hanging:
+        hanging.execute("LOCK TABLE gateway_task IN ACCESS EXCLUSIVE MODE")
+        with monkeypatch.context() as patched:
+            patched.setattr(task_rows, "_HANG_SECONDS", 0.05)
+            for method in ("tasks/get", "tasks/cancel", "tasks/update"):
+                reply = await ask(gateway, company.token, method, {"taskId": identifier, "inputResponses": {}})
+                assert (reply.status, reply.error["data"]["mcpsite/code"]) == (503, "tasks_unavailable")
+            refused = await call(gateway, company.token, "echo")
+            assert refused.result["_meta"]["mcpsite/code"] == "tasks_unavailable"
+    await until(lambda: not gateway.tasks.rows._left, 10)
+    assert await in_thread(lambda: list(Task.objects.values_list("pk", flat=True))) == [identifier]
+    assert len(outside.calls) == 1
 
 
 async def test_what_is_taken_up_while_a_worker_gives_its_sign_of_life_goes_on(
