@@ -25,7 +25,7 @@ _KINDS_OF_EVENTS = (b"text/event-stream", b"text/*", b"*/*")
 _NEVER = re.compile(rb"q=0(?:\.0{0,3})?")
 # A body may drip in, but not for ever. For its first part one timer looks after all, since most are here already.
 _BODY_SECONDS, _LOOK_SECONDS = 30.0, 1.0
-_GIVEN_UP = float("-inf")
+_GIVEN_UP = -1
 # Of a request that is refused unread, the body is looked at if it is small and here soon.
 _LARGEST_UNREAD, _UNREAD_SECONDS = 64 * 1024, 1.0
 # Bodies that are still coming in, in one process together.
@@ -97,8 +97,9 @@ class Intake:
 
     def __init__(self) -> None:
         self._held = 0
-        # Who waits for the first part of a body, and since when.
-        self._waiting: dict[asyncio.Task[Any], float] = {}
+        # Who waits for the first part of a body, and since which look at them: to ask for the time takes longer.
+        self._waiting: dict[asyncio.Task[Any], int] = {}
+        self._looks = 0
         self._timer: asyncio.TimerHandle | None = None
 
     async def body_of(self, receive: Receive, headers: Headers) -> bytes:
@@ -139,15 +140,15 @@ class Intake:
 
     async def _first(self, receive: Receive) -> MutableMapping[str, Any]:
         """The first part of a body. Raises WireError (408)."""
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        task = asyncio.current_task()
         assert task is not None
-        self._waiting[task] = loop.time()
+        self._waiting[task] = self._looks
         if self._timer is None:
-            self._timer = loop.call_later(_LOOK_SECONDS, self._look)
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
         try:
             return await receive()
         except asyncio.CancelledError:
-            if self._waiting[task] is not _GIVEN_UP:
+            if self._waiting[task] != _GIVEN_UP:
                 raise
             task.uncancel()
             raise _too_late() from None
@@ -156,10 +157,11 @@ class Intake:
 
     def _look(self) -> None:
         """Give up those that wait for too long."""
+        self._looks += 1
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(_LOOK_SECONDS, self._look) if self._waiting else None
         for task, since in tuple(self._waiting.items()):
-            if since is not _GIVEN_UP and loop.time() - since > _BODY_SECONDS:
+            if since != _GIVEN_UP and (self._looks - since) * _LOOK_SECONDS > _BODY_SECONDS:
                 self._waiting[task] = _GIVEN_UP
                 task.cancel()
 

@@ -43,7 +43,7 @@ class Relays:
         self._elsewhere: dict[str, tuple[float, frozenset[Watched]]] = {}
         self._sources: frozenset[uuid.UUID] = frozenset()
         self._due: dict[Watched, None] = {}
-        self._has_told = self._is_soon = False
+        self._has_told = self._is_soon = self._is_closed = False
         self._timer: asyncio.TimerHandle | None = None
         listening.watches = self._watched_here
         mail.on(_WATCHED, self._hear_of_watched)
@@ -51,6 +51,7 @@ class Relays:
 
     def close(self) -> None:
         """Tell nothing more."""
+        self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -64,6 +65,8 @@ class Relays:
     def _tell_in(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._is_closed:
+            return
         self._timer = asyncio.get_running_loop().call_later(seconds, self._tell)
 
     def _tell(self) -> None:
@@ -125,7 +128,8 @@ class Relays:
                 self._listening.updated(source, uri)
 
     def _broadcast(self, kind: str, resources: list[list[str]]) -> None:
-        self._start(self._mail.broadcast(kind, {"worker": self._mail.worker, "resources": resources}))
+        if not self._is_closed:
+            self._start(self._mail.broadcast(kind, {"worker": self._mail.worker, "resources": resources}))
 
 
 def _read(letter: dict[str, Any]) -> list[Watched]:
