@@ -21,6 +21,8 @@ PATIENCE_SECONDS = 60.0
 _MOST_UNTOLD = 64 * 1024
 # Requests that a client may send before it has the answer to the first.
 _MOST_AHEAD = 256
+# What clients may leave unread of all answers of a process together.
+_MOST_UNREAD = 256 * 1024 * 1024
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -175,7 +177,15 @@ class Protocol(HttpToolsProtocol):
         if stands_at is None or stands_at != self._stands_at:
             self._stands_at, self._since = stands_at, now
         elif now - self._since >= PATIENCE_SECONDS:
-            self._connection.abort()
+            self.leave()
+
+    def unsent(self) -> int:
+        """The bytes that wait for the client to read."""
+        return self._connection.unsent()
+
+    def leave(self) -> None:
+        """End the connection at once."""
+        self._connection.abort()
 
     def _waits_for(self) -> tuple[str, object] | None:
         """What the client has to do next, and how far it got with it; None while it is our turn, or a pause."""
@@ -188,7 +198,16 @@ class Protocol(HttpToolsProtocol):
 
 
 def review(connections: Iterable[object], now: float) -> None:
-    """Look after the connections of a server, every few seconds."""
-    for each in tuple(connections):
-        if isinstance(each, Protocol):
-            each.review(now)
+    """Look after the connections of a server, every few seconds.
+
+    When clients together leave too much unread, those that leave most go first.
+    """
+    known = [each for each in connections if isinstance(each, Protocol)]
+    for each in known:
+        each.review(now)
+    unsent = {each: size for each in known if (size := each.unsent())}
+    total = sum(unsent.values())
+    for each in sorted(unsent, key=unsent.__getitem__, reverse=True) if total > _MOST_UNREAD else ():
+        if total > _MOST_UNREAD:
+            each.leave()
+            total -= unsent[each]

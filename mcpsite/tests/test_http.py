@@ -203,6 +203,25 @@ async def test_a_client_that_stands_still_is_left(port: int, application: Applic
     writer.close()
 
 
+async def test_of_clients_that_leave_too_much_unread_those_go_that_leave_most(
+    port: int, application: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(2)]
+    writers[0].write(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n")
+    async with asyncio.timeout(5):
+        while len(application.connections) < 2 or not any(each.unsent() for each in application.connections):
+            await asyncio.sleep(0.005)
+        review(application.connections, 0.0)
+        assert not any(each.transport.is_closing() for each in application.connections)
+        monkeypatch.setattr(http, "_MOST_UNREAD", 1_000_000)
+        review(application.connections, 0.0)
+        assert sorted(each.transport.is_closing() for each in application.connections) == [False, True]
+        while len(application.connections) > 1:
+            await asyncio.sleep(0.005)
+    for writer in writers:
+        writer.close()
+
+
 async def test_a_client_that_waits_for_us_or_takes_a_breath_is_not_left(port: int, application: Application) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /whole HTTP/1.1\r\nHost: a\r\n\r\n")
