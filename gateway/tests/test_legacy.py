@@ -138,6 +138,11 @@ async def test_requests_of_one_turn_ask_redis_together(gateway: Gateway, company
     assert (await gateway.sessions._redis.info("commandstats"))["cmdstat_getex"]["calls"] == before + 4
 
 
+async def test_many_who_begin_at_the_same_time_all_get_a_session(gateway: Gateway, company: Company) -> None:
+    replies = await asyncio.gather(*(initialize(gateway, company.token) for _ in range(100)))
+    assert len({reply.headers.get("mcp-session-id", "") for reply in replies} - {""}) == 100
+
+
 async def test_who_begins_too_many_sessions_is_served_without_one(
     gateway: Gateway, company: Company, settings: Any
 ) -> None:

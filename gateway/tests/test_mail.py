@@ -38,6 +38,15 @@ async def test_letters_come_to_whom_they_are_for_and_in_order(two: tuple[Mail, M
     assert [each for each in heard if each[0] == "there"] == [("there", 0), ("there", 1), ("there", 2)]
 
 
+async def test_many_letters_of_one_moment_all_arrive(two: tuple[Mail, Mail]) -> None:
+    here, there = two
+    heard: list[int] = []
+    there.on("many", lambda letter: heard.append(letter["n"]))
+    assert all(await asyncio.gather(*(here.send(there.worker, "many", {"n": n}) for n in range(100))))
+    await until(lambda: len(heard) == 100)
+    assert sorted(heard) == list(range(100))
+
+
 async def test_a_letter_to_all_is_heard_once_by_each(two: tuple[Mail, Mail]) -> None:
     heard: list[Any] = []
     for name, each in zip(("here", "there"), two, strict=True):
