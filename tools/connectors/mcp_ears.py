@@ -59,6 +59,8 @@ class Line(Protocol):
     over: asyncio.Future[None]
     # Of the `subscriptions/listen` that opened it; None for older revisions.
     identifier: int | None
+    # Whether it is over because of how much was said.
+    is_noisy: bool
 
     def close(self) -> None:
         """Hear no more."""
@@ -300,6 +302,10 @@ class McpHearing(McpCore):
     def _lose_line(self, line: Line) -> None:
         if line is not self._line:
             return
+        if line.is_noisy:
+            logger.warning(
+                "%s says without end that something changed, so it is not listened to for a while", self.source.name
+            )
         self._line = None
         self._heard.clear()
         if self._ear is None:

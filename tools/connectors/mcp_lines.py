@@ -22,7 +22,7 @@ class HttpLine:
     """An event stream, read until its end. Requests of the server go to `answer`."""
 
     def __init__(self, stream: Stream, identifier: int | None, take: Take, answer: Take) -> None:
-        self.identifier = identifier
+        self.identifier, self.is_noisy = identifier, False
         self._stream, self._take, self._answer = stream, take, answer
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_task(self._read())
 
@@ -37,7 +37,7 @@ class HttpLine:
                 self._stream.recount()
                 message = parsed(data)
                 if noise.is_too_much(len(data)):
-                    logger.warning("a server says without end that something changed: its line is closed")
+                    self.is_noisy = True
                     break
                 if message is not None and "method" not in message:
                     break  # the answer to what opened the stream is its end
@@ -51,6 +51,8 @@ class HttpLine:
 
 class ProcessLine:
     """What a process writes, as long as it runs; `hang_up` says that nobody listens."""
+
+    is_noisy = False  # of a process all that it writes is counted
 
     def __init__(self, identifier: int | None, hang_up: Callable[[ProcessLine], None]) -> None:
         self.identifier = identifier

@@ -266,7 +266,9 @@ async def test_a_process_is_heard_while_it_runs_and_runs_while_it_is_watched(era
     assert not connector._server.is_listened_to
 
 
-async def test_a_server_that_speaks_without_end_is_heard_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_speaks_without_end_is_heard_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(limits, "_MOST_NOISE_BYTES", 10_000)
     monkeypatch.setattr(mcp_ears, "_FIRST_PAUSE_SECONDS", 0.01)
     async with listening("legacy") as (_, talker, ear):
@@ -276,6 +278,7 @@ async def test_a_server_that_speaks_without_end_is_heard_no_more(monkeypatch: py
                 await talker.say("tools/list_changed")
         await until(lambda: len(talker.lines) > 1)  # after a pause, like any line that was lost
         assert 0 < len(ear.heard) < 200
+        assert "talker says without end that something changed" in caplog.text
 
 
 async def test_what_is_asked_on_a_line_without_end_is_declined_as_far_as_that_goes() -> None:
