@@ -187,7 +187,8 @@ async def test_who_waits_for_a_letter_that_was_lost_is_told_so(
         return 1 if "answer" in payload else await publish(channel, kind, payload)
 
     other.mail._publish = lose  # type: ignore[method-assign]
-    lost = await send(gateway, company.token, "echo", **answer(asked))
+    async with asyncio.timeout(10):
+        lost = await send(gateway, company.token, "echo", **answer(asked))
     assert lost.result["_meta"]["mcpsite/code"] == "holder_unreachable"
     assert (await codes_of(asked))[-1] == "ok"
 
