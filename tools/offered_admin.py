@@ -12,6 +12,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.text import Truncator
 from unfold.contrib.filters.admin import BooleanRadioFilter, RelatedDropdownFilter  # type: ignore[import-untyped]
 from unfold.widgets import UnfoldAdminTextInputWidget  # type: ignore[import-untyped]
 
@@ -84,7 +85,7 @@ class OfferedAdmin(BulkAdmin):
     def title(self, offered: Offered) -> str:
         """What the definition calls it."""
         found = exact.taken(offered.definition)
-        return str(found.get("title") or found.get("description") or "-")[:80]
+        return Truncator(found.get("title") or found.get("description") or "-").chars(80)
 
     @display(description="Description")
     def described(self, offered: Offered) -> str:
