@@ -18,7 +18,10 @@ MEANINGS: Mapping[str, str] = {
         "the worker that held a call has ended while its client was away or asked; a call with effects is on record as"
         " `unknown`"
     ),
-    "holder_unreachable": "another worker holds the parked call, and Redis, over which it is reached, is away",
+    "holder_unreachable": (
+        "another worker holds the parked call, and Redis, over which it is reached, is away, or lost what one told the"
+        " other"
+    ),
     "too_many_parked": "so many calls of this user, or of this worker, wait for their clients that this one cannot",
     "answered": "the client has answered what it was asked, recorded before the upstream gets the answers",
     "intended": "the intent of a call that has effects, recorded before it starts",
