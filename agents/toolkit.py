@@ -21,7 +21,7 @@ from agents.journal import Journal
 from agents.models import Run
 from agents.runs import RunFailed
 from gateway.app import Gateway
-from gateway.calls import Answer, Call, Refused
+from gateway.terms import Answer, Call, Refused
 from tools import exact
 
 # What every provider takes as the name of a function; Gemini wants a letter or an underscore in front.

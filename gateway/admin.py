@@ -26,9 +26,9 @@ from audit.caller import caller_of
 from audit.models import Record
 from gateway import task_admin  # noqa: F401 - registers its own model
 from gateway.app import Gateway
-from gateway.calls import Answer, Call, Refused
 from gateway.gates import Gate, explain, unknown_caller
 from gateway.shown import Shown, pretty, shown
+from gateway.terms import Answer, Call, Refused
 from tools import clients, exact
 from tools.arguments import (
     ARGUMENT,

@@ -14,7 +14,7 @@ from access.models import Scope
 from access.offered import OfferedEntry
 from access.snapshot import Principal, Snapshot, ToolEntry
 from gateway import older, wire
-from gateway.calls import OURS, Answer, Refused
+from gateway.terms import OURS, Answer, Refused
 from gateway.wire import Message, WireError
 from tools import exact
 from tools.connectors.base import Kind

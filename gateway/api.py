@@ -30,9 +30,9 @@ from access.snapshot import Principal, Snapshot, ToolEntry
 from access.tokens import InvalidToken
 from audit.caller import REQUEST_ID, address_of
 from gateway.app import Gateway
-from gateway.calls import Answer, Call, Refused
 from gateway.idempotency import KeyRefused, claim, finish, give_up, key_of, release
 from gateway.models import KeyedCall
+from gateway.terms import Answer, Call, Refused
 from gateway.wire import TRACEPARENT
 from tools import exact
 

@@ -22,7 +22,7 @@ from audit.spool import Spool
 from audit.system import process_event
 from gateway import answers, batches, http, reads, states, wire
 from gateway.auth import Doorman, bearer_of
-from gateway.calls import Answer, Call, Pipeline, Refused, accompanied
+from gateway.calls import Pipeline
 from gateway.clients import peer_of
 from gateway.events import Events
 from gateway.feed import Feed
@@ -42,6 +42,7 @@ from gateway.subscriptions import SUBSCRIBE, Subscriptions
 from gateway.tally import Reading
 from gateway.task_work import Tasks
 from gateway.tasks_extension import TasksExtension
+from gateway.terms import Answer, Call, Refused, accompanied
 from gateway.visits import Handler, Taker, Visit
 from gateway.wire import Message, WireError
 from gateway.withdrawals import Withdrawals

@@ -9,161 +9,31 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import orjson
 from django.conf import settings
 
 from access import policy
 from access.offered import OfferedEntry, known_offered
-from access.snapshot import Principal, Snapshot, ToolEntry
-from audit.entry import uuid7
+from access.snapshot import Snapshot, ToolEntry
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
+from gateway.facts import about, concluding, detail_of, facts_of, passed_on, timings_of, without_arguments
 from gateway.limits import Budgets, Refusals
 from gateway.meter import Meter
-from tools import exact
-from tools.connectors.base import Client, Connector, ConnectorError, Context, Kind, Result
-from tools.connectors.mcp_input import INPUT_REQUIRED
+from gateway.outcomes import Outcome, code_of, failed, outcome_of
+from gateway.terms import Answer, Call, Callee, Facts, NotAdmitted, Refused, unavailable
+from tools.connectors.base import Connector, ConnectorError, Context, Kind, Result
 from tools.models import Tool
-from tools.nesting import is_writable
 from tools.schemas import problems
 
 logger = logging.getLogger("gateway.calls")
 
 _READ = "read"
 _SOON_SECONDS = 5
-# Our words in a result's `_meta`; an upstream's imitations of them are dropped.
-OURS = "mcpsite/"
-# Under which name a record's arguments hold what the client answered.
-ANSWERS_ON_RECORD = f"{OURS}inputResponses"
-# And what it said besides.
-EXTRA_ON_RECORD = f"{OURS}_meta"
 # Of refused calls with larger arguments, the record keeps the commitment only.
 _KEPT_OF_REFUSED = 16 * 1024
-
-# What is kept of the message with which an upstream refuses a prompt or resource.
-_LONGEST_MESSAGE = 1_000
-_INTERNAL_ERROR = -32603
-
-# What can be called.
-Callee = ToolEntry | OfferedEntry
-
-# The fields of an `Entry` that all records of one call share, by name: cheaper than copying entries.
-Facts = dict[str, Any]
-
-
-class Held(Protocol):
-    """A call that may be parked while its client thinks. Whoever parks it puts that on record, with its facts."""
-
-    # Whether an intent says that it is parked, or was.
-    is_announced: bool
-
-    def begin(self, facts: Facts) -> None:
-        """What all its records say."""
-
-
-class Call(NamedTuple):
-    """What a door knows of a call. `raw` are the bytes of the arguments that the ledger commits to.
-
-    `tool` is the name of what is called, or its URI. Of what is no tool, `method` says what is wanted, and `arguments`
-    are the parameters of the request.
-    """
-
-    principal: Principal
-    tool: str
-    arguments: dict[str, Any]
-    raw: bytes
-    door: str
-    toolset: str | None = None
-    client: str | None = None
-    address: str | None = None
-    request_id: str | None = None
-    traceparent: str | None = None
-    # What the door has to say about the call, for the detail of each of its records.
-    notes: Mapping[str, Any] | None = None
-    # Under which id it is to be on record; a new one, where the door has not promised one.
-    call_id: uuid.UUID | None = None
-    kind: Kind = "tool"
-    method: str = "tools/call"
-    # Who can be told and asked while it goes on, and what goes on with it.
-    peer: Client | None = None
-    continuation: Mapping[str, Any] | None = None
-    # What its client adds in `_meta` for whoever answers; `raw` has it too.
-    extra: Mapping[str, Any] | None = None
-    held: Held | None = None
-    # Of a task: how long it may take, and what has to happen before anything is called. It may raise NotAdmitted.
-    seconds: float | None = None
-    admit: Callable[[], Awaitable[None]] | None = None
-
-
-def accompanied(call: Call, extra: Mapping[str, Any]) -> Call:
-    """The call with what its client says besides: whoever answers gets that too, and it is on record."""
-    if not extra or EXTRA_ON_RECORD in call.arguments:
-        return call
-    return call._replace(extra=extra, raw=exact.written({**call.arguments, EXTRA_ON_RECORD: extra}))
-
-
-class NotAdmitted(Exception):
-    """The call cannot be taken as a task. `code` is the stable word for why."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-# What a call has to pass, in this order; `Refused.gate` names the one that it did not.
-GATES = ("ready", "grant", "budget", "arguments", "intent", "record")
-
-
-class Answer(NamedTuple):
-    """What a call brought, and the ids under which it is on record.
-
-    `body` is the CallToolResult as JSON without its `_meta` and `resultType`: the bytes that the record commits to.
-    `meta` is what the source put into `_meta`. Of what is no tool, `body` is the result of the method without caching
-    hints, of which `ttl_ms` is left; and unless `code` is `ok`, it is a JSON-RPC error. Where `code` is
-    `input_required`, `body` is what the upstream asks for, and `state` what it wants back; if the call itself
-    goes on, `parked` says where. `lacking` are capabilities that a client must declare for this.
-    """
-
-    body: bytes
-    meta: dict[str, Any]
-    code: str
-    record_id: uuid.UUID
-    call_id: uuid.UUID
-    ttl_ms: int = 0
-    state: str | None = None
-    lacking: dict[str, Any] | None = None
-    # The worker, and the number that the call has there.
-    parked: tuple[str, str] | None = None
-    # The upstream's JSON-RPC error, where that is how it refused.
-    refusal: Mapping[str, Any] | None = None
-
-
-class Refused(Exception):
-    """The call was not carried out, or its answer must not leave. `code` is the stable word for why, `gate` the place.
-
-    `reason` is the code that stands in the record: the caller of a tool that is not granted is not told so.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        *,
-        gate: str = "ready",
-        reason: str | None = None,
-        retry_after: float | None = None,
-        call_id: uuid.UUID | None = None,
-        record_id: uuid.UUID | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.gate = gate
-        self.reason = reason or code
-        self.retry_after = retry_after
-        self.call_id = call_id
-        self.record_id = record_id
 
 
 class Pipeline:
@@ -204,7 +74,7 @@ class Pipeline:
         """Find the grant, spend the budget, check the arguments, record, call, record, answer. Raises Refused."""
         if snapshot is None or not self._ledger.available:
             raise unavailable("ready")
-        facts = _facts(call, snapshot, known)
+        facts = facts_of(call, snapshot, known)
         found = _found(snapshot, call)
         if found is None:
             unknown = _unknown(call.kind)
@@ -212,7 +82,7 @@ class Pipeline:
             message = f"Unknown {call.kind}: {call.tool[:200]}"
             raise await self._refuse(facts, call, "grant", code, message, public=unknown)
         tool, per_minute = found
-        facts |= _of(tool)
+        facts |= about(tool)
         if wait := await self._budgets.spend(call.principal.user_id, tool.id, per_minute):
             message = f"The budget of {per_minute} calls a minute for {tool.name} is spent. Try again in {wait:.1f} s."
             raise await self._refuse(facts, call, "budget", "budget_exhausted", message, retry_after=wait)
@@ -261,12 +131,12 @@ class Pipeline:
             outcome = await self._ask(tool, call, call_id)
         except asyncio.CancelledError:
             # The process stops, or the door gave up: what the upstream did is not known here.
-            kind, facts = _concluding(call, kind, facts)
-            facts["detail"] = _detail(call.notes, _passed_on(call))
-            self._ledger.put(Entry(kind=kind, code="cancelled", **facts, **_timings(started, before)))
+            kind, facts = concluding(call, kind, facts)
+            facts["detail"] = detail_of(call.notes, passed_on(call))
+            self._ledger.put(Entry(kind=kind, code="cancelled", **facts, **timings_of(started, before)))
             raise
-        timings = _timings(started, before)
-        kind, facts = _concluding(call, kind, facts)
+        timings = timings_of(started, before)
+        kind, facts = concluding(call, kind, facts)
         self._meter.asked(tool.source.source.name, timings["upstream_us"])
         facts["detail"] = outcome.detail
         entry = Entry(kind=kind, code=outcome.code, result=outcome.body, **facts, **timings)
@@ -301,20 +171,20 @@ class Pipeline:
         found = _found(snapshot, call)
         return found and self._connector(found[0])
 
-    async def _ask(self, tool: Callee, call: Call, call_id: uuid.UUID) -> _Outcome:
+    async def _ask(self, tool: Callee, call: Call, call_id: uuid.UUID) -> Outcome:
         """What came of it. Whatever fails outside, or in what came from there, becomes a result that says so."""
         try:
             result = await self._tried(tool, call, call_id)
-            return _outcome(call, result, _code_of(result))
+            return outcome_of(call, result, code_of(result))
         except ConnectorError as error:
-            return _failed(call, str(error), error.code, error.refusal)
+            return failed(call, str(error), error.code, error.refusal)
         except orjson.JSONEncodeError:
             message = "The upstream's answer is nested too deeply, or holds what JSON cannot."
-            return _failed(call, message, "bad_upstream_answer")
+            return failed(call, message, "bad_upstream_answer")
         except Exception:
             logger.exception("the connector of %s failed", tool.name)
             message = "The connector failed. The administrators can find the reason in the log."
-            return _failed(call, message, "internal_error")
+            return failed(call, message, "internal_error")
 
     async def _tried(self, tool: Callee, call: Call, call_id: uuid.UUID) -> Result:
         """One attempt, and one more where that can do no harm, within one deadline."""
@@ -366,7 +236,7 @@ class Pipeline:
             message = f"Too many calls of yours are refused. Try again in {wait:.1f} s."
             return Refused("too_many_refusals", message, gate=gate, reason=code, retry_after=wait, call_id=call_id)
         told = {"message": message[:2000]} | ({"unrecorded_before": unrecorded} if unrecorded else {})
-        facts["detail"] = _detail(call.notes, told)
+        facts["detail"] = detail_of(call.notes, told)
         kind = "invalid" if gate == "arguments" else "denied"
         kept = len(facts["arguments"]) <= _KEPT_OF_REFUSED
         if not kept:
@@ -385,19 +255,6 @@ class Pipeline:
             call_id=call_id,
             record_id=record_id,
         )
-
-
-class _Outcome(NamedTuple):
-    """What a call brought, ready to be committed to and sent."""
-
-    body: bytes
-    meta: dict[str, Any]
-    code: str
-    detail: str | None
-    ttl_ms: int = 0
-    state: str | None = None
-    lacking: dict[str, Any] | None = None
-    refusal: Mapping[str, Any] | None = None
 
 
 def known_of(snapshot: Snapshot, call: Call) -> Callee | None:
@@ -443,131 +300,6 @@ def _addressed(call: Call, entry: OfferedEntry) -> dict[str, Any]:
     if call.method == "completion/complete":
         return {**call.arguments, "ref": {**call.arguments["ref"], "name": entry.source_name}}
     return {**call.arguments, "name": entry.source_name}
-
-
-_APART = frozenset({"_meta", "resultType"})
-_APART_OF_READS = _APART | {"ttlMs", "cacheScope"}
-_APART_OF_QUESTIONS = _APART_OF_READS | {"requestState"}
-
-
-def _code_of(result: Result) -> str:
-    code = "tool_error" if result.is_error else "ok"
-    if result.content.get("resultType") == INPUT_REQUIRED:
-        code = "input_required"
-    return code
-
-
-def _outcome(call: Call, result: Result, code: str) -> _Outcome:
-    """Serialise the result apart from its `_meta`. Raises orjson.JSONEncodeError."""
-    asks = code == INPUT_REQUIRED
-    apart = _APART_OF_QUESTIONS if asks else _APART if call.kind == "tool" else _APART_OF_READS
-    content = {name: value for name, value in result.content.items() if name not in apart}
-    theirs = result.content.get("_meta")
-    meta = {}
-    if isinstance(theirs, dict):
-        meta = {name: value for name, value in theirs.items() if not name.startswith(OURS)}
-        exact.written([[meta]])  # it goes into the answer two levels further down
-    # What was given answers is not to be cached (MCP 2026-07-28, server/utilities/caching).
-    ttl = 0 if call.kind == "tool" or call.continuation is not None else result.content.get("ttlMs")
-    ttl_ms = ttl if type(ttl) is int and ttl > 0 else 0
-    state = result.content.get("requestState") if asks else None
-    return _Outcome(
-        exact.written(content), meta, code, _detail(call.notes, result.notes, _passed_on(call)), ttl_ms, state
-    )
-
-
-def _failed(call: Call, message: str, code: str, refusal: dict[str, Any] | None = None) -> _Outcome:
-    """The failure as a result that says so; of what is no tool as a JSON-RPC error, with the upstream's own code."""
-    lacking = _lacking(refusal) if code == "capability_missing" else None
-    if call.kind == "tool":
-        return _outcome(call, _failure(message), code)._replace(lacking=lacking, refusal=refusal)
-    said = (refusal or {}).get("message")
-    number = (refusal or {}).get("code")
-    error = {
-        "code": number if type(number) is int else _INTERNAL_ERROR,
-        "message": said[:_LONGEST_MESSAGE] if isinstance(said, str) else message,
-    }
-    return _Outcome(exact.written(error), {}, code, _detail(call.notes, _passed_on(call)), lacking=lacking)
-
-
-def _lacking(refusal: dict[str, Any] | None) -> dict[str, Any]:
-    """Which capabilities the client must declare, as the upstream says (MCP 2026-07-28, error -32021)."""
-    data = (refusal or {}).get("data")
-    required = data.get("requiredCapabilities") if isinstance(data, dict) else None
-    return required if isinstance(required, dict) and is_writable(required) else {}
-
-
-def _passed_on(call: Call) -> Mapping[str, Any] | None:
-    """How much of what the upstream told and asked reached the client: the words themselves are nowhere on record."""
-    peer = call.peer
-    if peer is None or not (peer.told or peer.asked):
-        return None
-    return {name: count for name, count in (("told", peer.told), ("asked", peer.asked)) if count}
-
-
-def _detail(*notes: Mapping[str, Any] | None) -> str | None:
-    told = {name: value for each in notes if each for name, value in each.items()}
-    return orjson.dumps(told).decode() if told else None
-
-
-def _facts(call: Call, snapshot: Snapshot, known: Callee | None) -> Facts:
-    """What every record of this call says."""
-    principal = call.principal
-    recording = snapshot.recording if known is None else known.recording
-    facts = {
-        "call_id": call.call_id or uuid7(),
-        "actor": principal.username,
-        "actor_id": str(principal.user_id),
-        "on_behalf_of": principal.on_behalf_of,
-        "token": principal.token,
-        "roles": principal.role_names,
-        "door": call.door,
-        "client": call.client,
-        "address": call.address,
-        "tool": call.tool,
-        "policy_version": snapshot.version,
-        "trace_id": call.traceparent[3:35] if call.traceparent else None,
-        "request_id": call.request_id,
-        "arguments": call.raw,
-        "detail": _detail(call.notes) if call.notes else None,
-    }
-    return facts if recording is None else facts | recording.told(call.arguments)
-
-
-def _of(tool: Callee) -> Facts:
-    """What records say of what is called, once the caller may."""
-    facts: Facts = {"connector": tool.source.source.name, "effect": tool.effect, "definition": tool.fingerprint}
-    if isinstance(tool, OfferedEntry):
-        facts |= dict(zip(("object_type", "object_id"), tool.about, strict=True))
-    return facts
-
-
-def _concluding(call: Call, kind: str, facts: Facts) -> tuple[str, Facts]:
-    """The last record of a call: an outcome, where an intent is on record."""
-    if call.held is not None and call.held.is_announced:
-        return "outcome", without_arguments(facts)
-    return kind, facts
-
-
-def without_arguments(facts: Facts) -> Facts:
-    """For the outcome: its intent says and keeps what they were."""
-    left = {name: value for name, value in facts.items() if name not in ("shown", "some_arguments")}
-    return {**left, "arguments": None}
-
-
-def _timings(started: int, before: int) -> Facts:
-    now = time.perf_counter_ns()
-    return {"upstream_us": (now - before) // 1000, "total_us": (now - started) // 1000}
-
-
-def _failure(message: str) -> Result:
-    return Result({"content": [{"type": "text", "text": message}], "isError": True}, True)
-
-
-def unavailable(gate: str, call_id: uuid.UUID | None = None) -> Refused:
-    """What is said when the ledger does not take a record."""
-    message = "The audit ledger cannot be written at this moment, so nothing is called. Try again in a few seconds."
-    return Refused("ledger_unavailable", message, gate=gate, retry_after=2, call_id=call_id)
 
 
 def _unanswerable(kind: str, call_id: uuid.UUID) -> Refused:

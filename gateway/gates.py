@@ -10,7 +10,7 @@ from typing import Literal
 
 from access.reach import grants_of
 from access.snapshot import Principal, Snapshot
-from gateway.calls import GATES, Refused
+from gateway.terms import GATES, Refused
 from tools.models import Tool
 
 State = Literal["passed", "failed", "skipped"]

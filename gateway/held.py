@@ -15,7 +15,8 @@ from typing import Any
 
 from audit.entry import uuid7
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
-from gateway.calls import ANSWERS_ON_RECORD, Answer, Call, Facts, Refused, unavailable, without_arguments
+from gateway.facts import without_arguments
+from gateway.terms import ANSWERS_ON_RECORD, Answer, Call, Facts, Refused, unavailable
 from gateway.wire import UNAVAILABLE as _UNAVAILABLE
 from tools import exact
 from tools.connectors.base import Client, ClientError

@@ -20,10 +20,11 @@ from access.tokens import InvalidToken
 from audit.ledger import PARKED_SECONDS, Ledger
 from audit.reconcile import close_aside
 from gateway import wire
-from gateway.calls import Answer, Call, Pipeline, Refused, is_granted, unavailable
+from gateway.calls import Pipeline, is_granted
 from gateway.held import Answers, AskedCall, ParkedCall
 from gateway.mail import Mail, MailAway, Payload
 from gateway.states import State
+from gateway.terms import Answer, Call, Refused, unavailable
 from gateway.wire import WireError
 from tools import exact
 from tools.connectors.base import Client

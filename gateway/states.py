@@ -19,7 +19,8 @@ import orjson
 from access.snapshot import Snapshot
 from audit.ledger import PARKED_SECONDS
 from gateway import wire
-from gateway.calls import ANSWERS_ON_RECORD, EXTRA_ON_RECORD, Answer, Call, known_of
+from gateway.calls import known_of
+from gateway.terms import ANSWERS_ON_RECORD, EXTRA_ON_RECORD, Answer, Call
 from gateway.wire import Message, WireError
 from keyring.keys import DecryptionError, ring
 from tools import exact

@@ -17,13 +17,13 @@ import orjson
 from access import policy
 from gateway import answers, wire
 from gateway.auth import bearer_of
-from gateway.calls import Answer, Refused
 from gateway.hearing import Hearing
 from gateway.http import takes_events
 from gateway.listening import CHANGES, Listener, TooManyStreams
 from gateway.mail import Mail
 from gateway.replies import Reply
 from gateway.sessions import Session, Sessions, SessionsAway
+from gateway.terms import Answer, Refused
 from gateway.visits import Handler, Visit
 from gateway.wire import Id, Message, WireError
 from tools.templates import is_uri

@@ -9,9 +9,9 @@ from typing import Any
 import orjson
 
 from gateway import answers, wire
-from gateway.calls import Answer
 from gateway.models import Task
 from gateway.task_rows import Ending, Row
+from gateway.terms import Answer
 from gateway.wire import Message, WireError
 from tools import exact
 

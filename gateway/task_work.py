@@ -24,12 +24,13 @@ from audit.entry import uuid7
 from audit.ledger import Entry, Ledger, LedgerUnavailable
 from audit.reconcile import close_aside
 from gateway import task_forms
-from gateway.calls import Answer, Call, NotAdmitted, Pipeline, Refused
+from gateway.calls import Pipeline
 from gateway.mail import Mail
 from gateway.meter import Meter
 from gateway.models import Task
 from gateway.task_client import TaskClient
 from gateway.task_rows import AWAY, Ending, Lost, Row, Rows
+from gateway.terms import Answer, Call, NotAdmitted, Refused
 from tools import exact
 from tools.connectors.base import Client
 from tools.models import Tool

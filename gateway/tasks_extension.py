@@ -16,12 +16,12 @@ from access import policy
 from access.snapshot import ToolEntry
 from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
 from gateway import answers, task_forms, wire
-from gateway.calls import Answer, Call
 from gateway.limits import Refusals
 from gateway.replies import Reply
 from gateway.states import State
 from gateway.task_rows import AWAY, Row
 from gateway.task_work import Tasks
+from gateway.terms import Answer, Call
 from gateway.visits import Visit
 from gateway.wire import Message, WireError
 from tools.models import Tool

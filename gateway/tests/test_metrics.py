@@ -16,10 +16,10 @@ from psycopg.conninfo import make_conninfo
 
 from audit.histogram import BOUNDS_US, Histogram
 from gateway.app import Gateway
-from gateway.calls import Refused
 from gateway.hearing import Hearing
 from gateway.meter import Meter
 from gateway.metrics import FAMILIES, Metrics, jobs, read
+from gateway.terms import Refused
 from gateway.tests.conftest import Company, FakeConnector, call, in_thread, post, until
 from mcpsite.postgres import conninfo
 from tools.connectors.base import ConnectorError

@@ -18,8 +18,8 @@ from audit.entry import uuid7
 from audit.opening import payload_of
 from gateway import parking
 from gateway.app import Gateway
-from gateway.calls import Answer, Call
 from gateway.mail import MailAway
+from gateway.terms import Answer, Call
 from gateway.tests.conftest import Company, FakeConnector, Reply, in_thread, make_user, records, until
 from gateway.tests.test_states import send
 from mcpsite.postgres import conninfo
