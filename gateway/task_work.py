@@ -10,29 +10,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
 from django.conf import settings
 
 from access import policy
 from access.snapshot import Snapshot, ToolEntry
 from audit.entry import uuid7
-from audit.ledger import Entry, Ledger, LedgerUnavailable
+from audit.ledger import Ledger, LedgerUnavailable
 from audit.reconcile import close_aside
 from gateway import task_forms
 from gateway.calls import Pipeline
 from gateway.mail import Mail
 from gateway.meter import Meter
-from gateway.models import Task
+from gateway.task_again import call_again, kept_of, unfinished
 from gateway.task_client import TaskClient
+from gateway.task_job import CANCELLED, LATE, LOST, NOT_ALLOWED, UNKNOWN, Work
 from gateway.task_rows import AWAY, Ending, Lost, Row, Rows
-from gateway.terms import Answer, Call, NotAdmitted, Refused
-from tools import exact
-from tools.connectors.base import Client
+from gateway.terms import Answer, Call, NotAdmitted
 from tools.models import Tool
 
 logger = logging.getLogger("gateway.tasks")
@@ -45,49 +42,9 @@ _LOOK_SECONDS, _BEAT_SECONDS = 1.0, 5.0
 LOST_SECONDS = 15.0
 _AGES_SECONDS = 1e9
 _MOST_ATTEMPTS = 2
-# The call itself has a deadline, and says better what was late.
-_GRACE_SECONDS = 5.0
 _CLOSE_SECONDS = 10.0
 _ATTEMPTS_TO_FINISH = 20
 _READ = "read"
-
-
-_CANCELLED = Ending(Task.Status.CANCELLED, code="cancelled", message="Cancelled while it was under way.")
-_NOT_ALLOWED = Ending(Task.Status.FAILED, code="not_granted", message="Its caller may not call this tool any more.")
-_LATE = Ending(Task.Status.FAILED, code="task_timeout", message="It took longer than a task may take.")
-_UNKNOWN = Ending(
-    Task.Status.FAILED,
-    code="outcome_unknown",
-    message="The process that called the tool has ended, and what became of the call is not known. It has effects,"
-    " so it is not repeated.",
-)
-_LOST = Ending(
-    Task.Status.FAILED,
-    code="task_lost",
-    message="The process that called the tool has ended, and could not be replaced.",
-)
-
-
-class Work:
-    """A call of this worker that is a task, or may become one."""
-
-    def __init__(self, call: Call, generation: int, before: Client | None) -> None:
-        self.id = secrets.token_urlsafe(24)
-        self.call = call
-        self.generation = generation
-        self.before = before
-        self.effect = ""
-        self.client: TaskClient
-        self.job: asyncio.Task[Answer]
-        self.when_done: Callable[[asyncio.Task[Answer]], None]
-        # What its records say of it; it is one dictionary, so that it can be said of a call that is under way.
-        self.notes: dict[str, Any] = {}
-        self.enrolling: asyncio.Task[NotAdmitted | None] | None = None
-        self.created: asyncio.Future[Row] = asyncio.get_running_loop().create_future()
-        # A client may take its time to answer, but not for ever.
-        self.until = time.monotonic() + settings.TASK_TIMEOUT_SECONDS + _GRACE_SECONDS
-        # Why its job was cancelled; None: the process stops.
-        self.ending: Ending | None = None
 
 
 class Tasks:
@@ -153,7 +110,7 @@ class Tasks:
         try:
             return await self._first(work, None if at_once else settings.TASK_AFTER_SECONDS)
         except asyncio.CancelledError:
-            work.ending = _CANCELLED
+            work.ending = CANCELLED
             work.job.cancel()
             await asyncio.wait({work.job})
             raise
@@ -202,7 +159,7 @@ class Tasks:
             "worker": self._mail.worker,
         }
         try:
-            row = await self.rows.create(values, _kept(work), seconds=seconds, most=most)
+            row = await self.rows.create(values, kept_of(work), seconds=seconds, most=most)
         except AWAY as error:
             logger.warning("a task cannot be made: %s", _first_line(error))
             work.client.is_task = False
@@ -240,24 +197,11 @@ class Tasks:
         task.add_done_callback(self._finishing.discard)
 
     async def _end(self, work: Work) -> None:
-        ending, result = self._outcome(work)
+        ending, result = work.outcome()
         try:
             await self._finish(work.id, ending, result)
         finally:
             self._held.pop(work.id, None)
-
-    def _outcome(self, work: Work) -> tuple[Ending | None, bytes | None]:
-        """How it ended, and the result or error. No ending: it is left to another worker."""
-        if work.job.cancelled():
-            ending = work.ending or (None if work.effect == _READ else _UNKNOWN)
-        elif isinstance(refused := work.job.exception(), Refused):
-            ending = Ending(Task.Status.FAILED, refused.code, str(refused))
-        elif work.job.exception() is not None:
-            logger.error("the task %s failed", work.call.call_id, exc_info=work.job.exception())
-            ending = Ending(Task.Status.FAILED, "internal_error", "The site failed. The log says why.")
-        else:
-            return task_forms.ended(work.job.result())
-        return ending, None if ending is None else task_forms.error_of(ending, work.call.call_id)
 
     async def _finish(self, identifier: str, ending: Ending | None, result: bytes | None) -> None:
         """Commit the end, also when the database is away for a while."""
@@ -312,7 +256,7 @@ class Tasks:
         mine = await self.rows.beat(self._mail.worker, list(held))
         for identifier, work in held.items():
             if identifier not in mine:
-                self._break_off(work, _LOST)
+                work.break_off(LOST)
 
     async def _listen(self) -> None:
         for identifier, is_cancelled, has_answers in await self.rows.signals(self._mail.worker, list(self._held)):
@@ -320,14 +264,14 @@ class Tasks:
             if work is not None and has_answers:
                 await self.rows.take_answers(identifier, self._mail.worker, work.client.deliver)
             if work is not None and is_cancelled:
-                self._break_off(work, _CANCELLED)
+                work.break_off(CANCELLED)
 
     def _end_what_may_not_go_on(self) -> None:
         """Its time may be over; and a grant, a token or a user may be gone, which each version of the policy tells."""
         now, snapshot = time.monotonic(), self._snapshot()
         for work in self._held.values():
             if work.until < now:
-                self._break_off(work, _LATE)
+                work.break_off(LATE)
         if snapshot is None or snapshot is self._checked:
             return
         self._checked = snapshot
@@ -336,13 +280,7 @@ class Tasks:
             who = call.principal
             principal = policy.principal_again(snapshot, who.user_id, who.token, who.token_id, work.generation)
             if principal is None or policy.find(snapshot, principal, call.tool, call.toolset) is None:
-                self._break_off(work, _NOT_ALLOWED)
-
-    @staticmethod
-    def _break_off(work: Work, ending: Ending) -> None:
-        if not work.job.done() and work.ending is None:
-            work.ending = ending
-            work.job.cancel()
+                work.break_off(NOT_ALLOWED)
 
     # --- Workers that have died ---------------------------------------------------------------------------------------
 
@@ -352,17 +290,17 @@ class Tasks:
 
     async def _adopt(self, lost: Lost) -> None:
         if lost.is_cancelled:
-            ending = _CANCELLED
+            ending = CANCELLED
         elif lost.effect != _READ:
-            ending = _UNKNOWN
+            ending = UNKNOWN
         elif lost.attempts > _MOST_ATTEMPTS or not self._begin_anew(lost):
-            ending = _LOST
+            ending = LOST
         else:
             return
         if lost.effect == _READ:
             # Should it not be written in time, it is written later all the same.
             with contextlib.suppress(LedgerUnavailable):
-                await self._ledger.write(_unfinished(lost, "cancelled" if lost.is_cancelled else "unknown"))
+                await self._ledger.write(unfinished(lost, "cancelled" if lost.is_cancelled else "unknown"))
         else:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await asyncio.to_thread(close_aside, lost.call_id)
@@ -378,17 +316,7 @@ class Tasks:
         tool = snapshot.tools.get(lost.tool)
         if principal is None or tool is None or tool.effect != _READ:
             return False
-        call = Call(
-            principal=principal,
-            tool=lost.tool,
-            raw=exact.written(kept["raw"]),
-            door="mcp",
-            call_id=lost.call_id,
-            seconds=seconds if kept["from_the_beginning"] else None,
-            notes={"attempt": lost.attempts},
-            extra=kept.get("extra"),
-            **{name: kept[name] for name in _KEPT},
-        )
+        call = call_again(lost, principal, seconds)
         work = Work(call, kept["generation"], None)
         work.id, work.until = lost.id, time.monotonic() + seconds
         work.notes["task"] = lost.id
@@ -396,51 +324,6 @@ class Tasks:
         work.client.is_task = True
         self._hold(work)
         return True
-
-
-# What of a call is kept as it is, to begin it anew.
-_KEPT = ("arguments", "toolset", "client", "address", "request_id", "traceparent", "continuation")
-
-
-def _kept(work: Work) -> bytes:
-    call = work.call
-    more = {
-        "raw": orjson.Fragment(call.raw),
-        "generation": work.generation,
-        "actor": call.principal.username,
-        "from_the_beginning": call.seconds is not None,
-        "capabilities": work.client.capabilities,
-        "extra": call.extra,
-    }
-    own = {name: getattr(call, name) for name in _KEPT} | more
-    return orjson.dumps({name: _as_written(value) for name, value in own.items()})
-
-
-def _as_written(value: Any) -> Any:
-    """Whatever numbers there are in it."""
-    return value if isinstance(value, orjson.Fragment) else orjson.Fragment(exact.written(value))
-
-
-def _unfinished(lost: Lost, code: str) -> Entry:
-    """The record of a call that only reads, which its own worker could not write."""
-    kept = lost.request
-    return Entry(
-        kind="call",
-        code=code,
-        decision="allow",
-        call_id=lost.call_id,
-        actor_id=str(lost.user_id),
-        actor=kept["actor"],
-        token=lost.token,
-        door="mcp",
-        client=kept["client"],
-        address=kept["address"],
-        tool=lost.tool,
-        effect=lost.effect,
-        request_id=kept["request_id"],
-        arguments=exact.written(kept["raw"]),
-        detail=orjson.dumps({"task": lost.id, "attempts": lost.attempts}).decode(),
-    )
 
 
 def _first_line(error: BaseException) -> str:
