@@ -10,17 +10,16 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-import orjson
 from django.conf import settings
 
 from access import policy
 from access.snapshot import Snapshot
 from audit.configured import note_configuration
-from audit.entry import uuid7
-from audit.ledger import INTENT_SECONDS, Entry, Ledger, LedgerUnavailable
+from audit.ledger import Ledger
 from audit.spool import Spool
 from audit.system import process_event
 from gateway import answers, batches, http, reads, states, wire
+from gateway.attempts import Attempts, is_attempt
 from gateway.auth import Doorman, bearer_of
 from gateway.calls import Pipeline
 from gateway.clients import peer_of
@@ -52,19 +51,6 @@ from tools.connectors.mcp_input import INPUT_REQUIRED
 
 logger = logging.getLogger("gateway")
 
-# Methods that are calls: what was wrong with them is on record.
-_RECORDED = reads.METHODS | {"tools/call"}
-
-
-def _is_attempt(content: Any, message: Message | None, error: WireError) -> bool:
-    """Whether it was to be a call, or may have been one, and is not on record yet."""
-    if isinstance(error.data, dict) and answers.CODE in error.data:
-        return False
-    method = content.get("method") if isinstance(content, dict) else None
-    if isinstance(method, str) and method in _RECORDED:
-        return True
-    return message is None and error.code != wire.UNSUPPORTED_VERSION
-
 
 class Gateway:
     """What one web process needs for calls: policy, ledger, budgets, connections. `start` it, `stop` it."""
@@ -82,6 +68,7 @@ class Gateway:
         self.pipeline = Pipeline(lambda: self.feed.current, self.ledger, self.budgets, self.connectors.of, self.meter)
         self.tasks = Tasks(conninfo, self.pipeline, self.ledger, self.meter, self.mail, lambda: self.feed.current)
         self.task_door = TasksExtension(self.tasks, self.ledger, self.pipeline.refusals)
+        self.attempts = Attempts(self.ledger, self.pipeline.refusals)
         self.metrics = Metrics(conninfo, self.reading, lambda: self.sessions.count())
         self.parking = Parking(self.mail, self.pipeline, self.ledger)
         self.doorman = Doorman(conninfo, self.ledger)
@@ -233,7 +220,7 @@ class Gateway:
             content = wire.read(body, visit.headers)
         except WireError as error:
             if error.data is None:
-                await self._record_malformed(visit, None, error)
+                await self.attempts.record(visit, None, error)
             raise
         if isinstance(content, list):
             return await batches.answered(content, lambda each: self._one(each, visit, reply, in_batch=True), reply)
@@ -251,8 +238,8 @@ class Gateway:
         except WireError as error:
             if message is not None:
                 error.identifier = message.identifier if message.method else None
-            if _is_attempt(content, message, error):
-                await self._record_malformed(visit, message, error)
+            if is_attempt(content, message, error):
+                await self.attempts.record(visit, message, error)
             raise
 
     async def _answer(self, message: Message, visit: Visit, reply: Reply) -> tuple[int, bytes]:
@@ -346,39 +333,3 @@ class Gateway:
             traceparent=message.traceparent,
             peer=peer_of(message, visit, reply, self.questions),
         )
-
-    async def _record_malformed(self, visit: Visit, message: Message | None, error: WireError) -> None:
-        """An attempt that never became a call is on record as well, within the budget of refusals of its user. Raises
-        WireError when it cannot be.
-        """
-        principal = visit.principal
-        wait, unrecorded = await self.pipeline.refusals.admit(principal.user_id)
-        if wait:
-            raise answers.too_many_refusals(wait, error.identifier) from error
-        told = {"message": error.message[:2000], "error": error.code}
-        named = (message.params.get("name") or message.params.get("uri")) if message else None
-        entry = Entry(
-            kind="invalid",
-            code="malformed",
-            decision="deny",
-            call_id=uuid7(),
-            actor=principal.username,
-            actor_id=str(principal.user_id),
-            token=principal.token,
-            roles=principal.role_names,
-            door="mcp",
-            client=visit.client(message),
-            address=visit.address,
-            tool=named if isinstance(named, str) else None,
-            policy_version=visit.snapshot.version,
-            request_id=visit.request_id,
-            detail=orjson.dumps(told | ({"unrecorded_before": unrecorded} if unrecorded else {})).decode(),
-        )
-        try:
-            await self.ledger.write(entry, INTENT_SECONDS)
-        except LedgerUnavailable:
-            data = {answers.CODE: "ledger_unavailable"}
-            refusal = "The audit ledger cannot be written at this moment. Try again in a few seconds."
-            raise WireError(
-                wire.UNAVAILABLE, refusal, status=503, data=data, identifier=error.identifier, retry_after=2
-            ) from error
