@@ -20,9 +20,12 @@ from gateway.wire import WireError
 from tools import exact
 from tools.connectors.base import ConnectorError
 from tools.connectors.event_stream import Cursor, events
-from tools.connectors.http1 import HttpClient, Stream, _Connection
-from tools.connectors.mcp_core import RpcError, _capabilities_of, _definitions, _name_of, parsed, result_of
+from tools.connectors.http1 import HttpClient
+from tools.connectors.http1_connection import Connection, Stream
+from tools.connectors.mcp_greeting import capabilities_of, name_of
 from tools.connectors.mcp_input import asks, questions_of
+from tools.connectors.mcp_lists import definitions
+from tools.connectors.mcp_messages import RpcError, parsed, result_of
 from tools.egress import Egress
 from tools.mirrored import mirrored
 from tools.schemas import SchemaRefused, compile_schema, problems
@@ -218,15 +221,15 @@ def run_upstream(data: bytes) -> None:
     except (RpcError, ConnectorError) as error:
         assert len(str(error)) < 600
         return
-    _name_of(result.get("serverInfo"))
-    _capabilities_of(result)
+    name_of(result.get("serverInfo"))
+    capabilities_of(result)
     for key, name in (("tools", "name"), ("resources", "uri")):
         try:
-            definitions = _definitions(result, "tool", key, name)
+            found = definitions(result, "tool", key, name)
         except ConnectorError:
             continue
-        assert all(isinstance(each[name], str) for each in definitions)
-        for each in definitions:
+        assert all(isinstance(each[name], str) for each in found)
+        for each in found:
             mirrored(each.get("inputSchema"))
     try:
         if asks(result, "tools/call"):
@@ -315,7 +318,7 @@ def run_http(data: bytes) -> None:
 async def _exchange(data: bytes) -> None:
     client = HttpClient("http://127.0.0.1/", {}, Egress(), 1)
     await client._places.acquire()
-    connection = _Connection(client)
+    connection = Connection(client._released)
     connection.connection_made(_Transport())
     client._used.add(connection)
     exchange = asyncio.ensure_future(connection.exchange(b""))

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from tools.connectors.base import ConnectorError
-from tools.connectors.http1 import Stream
+from tools.connectors.http1_connection import Stream
 
 # What an id may hold to be sent back in a header.
 _ID = re.compile(rb"[\x21-\x7e]{1,1024}")

@@ -9,10 +9,12 @@ from typing import Any, Literal
 from pydantic import Field, HttpUrl, SecretStr, ValidationInfo, field_validator
 
 from tools.connectors.base import Offer, Options, Source, refuse_closed
-from tools.connectors.mcp_core import Estranged, Greeting, McpCore
+from tools.connectors.mcp_core import McpCore
 from tools.connectors.mcp_ears import McpHearing, hears_changes
+from tools.connectors.mcp_greeting import Greeting
 from tools.connectors.mcp_headers import MirroringTool
 from tools.connectors.mcp_http import Upstream
+from tools.connectors.mcp_messages import Estranged
 from tools.connectors.mcp_sse import NotSpoken, SseUpstream
 from tools.egress import Egress
 from tools.mirrored import dotted, fault, mirrored

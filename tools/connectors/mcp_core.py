@@ -1,4 +1,4 @@
-"""What is MCP about a connector, whatever carries its messages: greeting, lists of tools, results, errors.
+"""What is MCP about a connector, whatever carries its messages: greeting, calls and other requests, turns of clients.
 
 Speaks JSON-RPC itself instead of using the SDK's client, which costs three times the whole call: what comes back is
 passed on, not rebuilt from typed models. The era is found once and remembered: `server/discover` (2026-07-28), and
@@ -10,115 +10,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar, cast
-
-import orjson
-from pydantic import Field
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 from tools import exact
-from tools.connectors.base import Connector, ConnectorError, Context, Kind, Offer, Result, Source, Spec
+from tools.connectors.base import Connector, ConnectorError, Context, Offer, Result, Source, Spec
+from tools.connectors.mcp_greeting import (
+    CLIENT,
+    LEGACY,
+    META,
+    MODERN,
+    MODERN_GREETING,
+    MODERN_META,
+    NO_GREETING,
+    Greeting,
+    capabilities_of,
+    name_of,
+)
 from tools.connectors.mcp_input import INPUT_REQUIRED, answered, asks, shown, told
 from tools.connectors.mcp_leases import Leases, declared_to_legacy
+from tools.connectors.mcp_lists import LISTS, effect, listed
+from tools.connectors.mcp_messages import (
+    INVALID_PARAMS,
+    MISSING_CAPABILITY,
+    UNSUPPORTED_VERSION,
+    Estranged,
+    McpTool,
+    RpcError,
+    SessionEnded,
+    Transport,
+)
 from tools.connectors.mcp_turn import Turn
 from tools.egress import Egress
 
-MODERN, LEGACY = "2026-07-28", ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
-METHOD_NOT_FOUND, MISSING_CAPABILITY, UNSUPPORTED_VERSION = -32601, -32021, -32022
 # What only a server of the modern era answers: header mismatch, missing capability (MCP 2026-07-28, versioning).
 _MODERN_ERRORS = (-32020, MISSING_CAPABILITY)
-INVALID_PARAMS = -32602
-_META = "io.modelcontextprotocol/"
-_CLIENT = {"name": "mcpsite", "version": "1"}
-_MODERN_META = {
-    f"{_META}protocolVersion": MODERN,
-    f"{_META}clientInfo": _CLIENT,
-    f"{_META}clientCapabilities": {},
-}
-# Of one list.
-_MOST_PAGES, _MOST_TOOLS, _MOST_LISTED_BYTES = 100, 5_000, 32 * 1024 * 1024
-
-
-_T = TypeVar("_T")
-
-# What it is about → the capability that a server declares, the method, where the list is in the result, and the name.
-_LISTS: tuple[tuple[Kind, str, str, str, str], ...] = (
-    ("tool", "tools", "tools/list", "tools", "name"),
-    ("prompt", "prompts", "prompts/list", "prompts", "name"),
-    ("resource", "resources", "resources/list", "resources", "uri"),
-    ("template", "resources", "resources/templates/list", "resourceTemplates", "uriTemplate"),
-)
 # What the result of a request must have a list of.
 _EXPECTED = {"prompts/get": "messages", "resources/read": "contents"}
 
-
-class McpTool(Spec):
-    """Which of the server's tools it is."""
-
-    name: str = Field(min_length=1, max_length=128, description="The tool's name at the server.")
-
-
-@dataclass(frozen=True, slots=True)
-class Greeting:
-    """What was agreed with the server. `headers` go with every request that has a place for them."""
-
-    modern: bool
-    headers: Mapping[str, str]
-    revision: str
-    server: str = "unnamed server"
-    capabilities: frozenset[str] = frozenset()
-
-
-MODERN_GREETING = Greeting(True, {"MCP-Protocol-Version": MODERN}, MODERN)
-NO_GREETING = Greeting(False, {}, "")
-
-
-class RpcError(Exception):
-    """The server answered with a JSON-RPC error."""
-
-    def __init__(self, error: dict[str, Any]) -> None:
-        self.error = error
-        self.code = error.get("code")
-        self.message = shown(error.get("message", ""), 500)
-        super().__init__(f"{self.message} ({shown(self.code, 20)})")
-
-
-class SessionEnded(ConnectorError):
-    """The server does not know the session, so it has not looked at the request."""
-
-    def __init__(self) -> None:
-        super().__init__("upstream_unavailable", "The upstream ended its session.", sent=False)
-
-
-class Estranged(ConnectorError):
-    """Perhaps it is another server by now: it is greeted at the next call."""
-
-
-class Transport(Protocol):
-    """What carries the messages to one server and back. It keeps no deadlines."""
-
-    async def exchange(
-        self,
-        greeting: Greeting,
-        method: str,
-        params: dict[str, Any],
-        tool: McpTool | None = None,
-        turn: Turn | None = None,
-    ) -> tuple[dict[str, Any], str | None]:
-        """The result, and the session id that came with it. Raises RpcError and ConnectorError."""
-
-    async def attend(self, greeting: Greeting, turn: Turn) -> None:
-        """Take what the server says of its own accord for what it says in this turn; only in sessions of one call."""
-
-    async def notify(self, method: str, greeting: Greeting) -> None:
-        """Send a notification."""
-
-    def agreed(self, revision: str, session: str | None, server: str) -> Greeting:
-        """The greeting after the handshake of the older revisions. Raises ConnectorError."""
-
-    async def close(self, greeting: Greeting | None) -> None:
-        """Let go of what is open."""
+_T = TypeVar("_T")
 
 
 class McpCore(Connector):
@@ -157,46 +88,16 @@ class McpCore(Connector):
     async def _offers(self) -> list[Offer]:
         greeting = self._greeting or await self._greet()
         offers = []
-        for kind, capability, method, key, name in _LISTS:
+        for kind, capability, method, key, name in LISTS:
             if kind == "tool" or capability in greeting.capabilities:
-                listed = await self._listed(kind, method, key, name)
+                found = await listed(self._ask, kind, method, key, name)
                 offers += [
-                    self._offer(each) if kind == "tool" else Offer(each[name], each, {}, None, kind) for each in listed
+                    self._offer(each) if kind == "tool" else Offer(each[name], each, {}, None, kind) for each in found
                 ]
         return offers
 
-    async def _listed(self, kind: Kind, method: str, key: str, name: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        size = 0
-        seen: set[str] = set()
-        params: dict[str, Any] = {}
-        for _ in range(_MOST_PAGES):
-            try:
-                result = await self._ask(method, params)
-            except RpcError as error:
-                if kind != "tool" and error.code == METHOD_NOT_FOUND:
-                    return []
-                raise
-            found += (page := _definitions(result, kind, key, name))
-            size += sum(map(_size, page))
-            if size > _MOST_LISTED_BYTES:
-                said = f"The server's list of {kind}s is larger than {_MOST_LISTED_BYTES // 2**20} MB."
-                raise ConnectorError("too_many_tools", said)
-            cursor = result.get("nextCursor")
-            if len(found) > _MOST_TOOLS:
-                break
-            if not cursor:
-                return found
-            if not isinstance(cursor, str) or cursor in seen:
-                raise ConnectorError("bad_upstream_answer", f"The upstream's list of {kind}s leads back into itself.")
-            seen.add(cursor)
-            params = {"cursor": cursor}
-        raise ConnectorError(
-            "too_many_tools", f"The server lists more than {_MOST_TOOLS} {kind}s or {_MOST_PAGES} pages."
-        )
-
     def _offer(self, definition: dict[str, Any]) -> Offer:
-        return Offer(definition["name"], definition, self._spec(definition), _effect(definition.get("annotations")))
+        return Offer(definition["name"], definition, self._spec(definition), effect(definition.get("annotations")))
 
     def _spec(self, definition: dict[str, Any]) -> dict[str, Any]:
         """What is needed to call the tool later."""
@@ -360,9 +261,9 @@ class McpCore(Connector):
         if not isinstance(versions, list) or MODERN not in versions:  # Some answer whatever they are asked.
             return None
         meta = found.get("_meta")
-        info = meta.get(f"{_META}serverInfo") if isinstance(meta, dict) else None
-        name = _name_of(info or found.get("serverInfo"))
-        return Greeting(True, MODERN_GREETING.headers, MODERN, name, _capabilities_of(found))
+        info = meta.get(f"{META}serverInfo") if isinstance(meta, dict) else None
+        name = name_of(info or found.get("serverInfo"))
+        return Greeting(True, MODERN_GREETING.headers, MODERN, name, capabilities_of(found))
 
     async def _discovered(self) -> dict[str, Any]:
         try:
@@ -376,13 +277,13 @@ class McpCore(Connector):
             return await self._request(MODERN_GREETING, "server/discover", {})
 
     async def _initialize(self) -> Greeting:
-        params = {"protocolVersion": LEGACY[0], "capabilities": self._declares, "clientInfo": _CLIENT}
+        params = {"protocolVersion": LEGACY[0], "capabilities": self._declares, "clientInfo": CLIENT}
         answer, session = await self._upstream.exchange(NO_GREETING, "initialize", params)
         version = answer.get("protocolVersion")
         if version not in LEGACY:
             raise _unknown_revision(shown(version))
-        greeting = self._upstream.agreed(version, session, _name_of(answer.get("serverInfo")))
-        greeting = replace(greeting, capabilities=_capabilities_of(answer))
+        greeting = self._upstream.agreed(version, session, name_of(answer.get("serverInfo")))
+        greeting = replace(greeting, capabilities=capabilities_of(answer))
         await self._upstream.notify("notifications/initialized", greeting)
         return greeting
 
@@ -413,7 +314,7 @@ class McpCore(Connector):
         context: Context | None = None,
     ) -> dict[str, Any]:
         if greeting.modern:
-            params = told(params, _MODERN_META, context)
+            params = told(params, MODERN_META, context)
         try:
             return (await self._upstream.exchange(greeting, method, params, tool, _turn_of(context)))[0]
         except Estranged:
@@ -425,14 +326,6 @@ class McpCore(Connector):
             raise
 
 
-# --- Messages ---------------------------------------------------------------------------------------------------------
-
-
-def introduced(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a request to a modern server that is made for no client."""
-    return {**params, "_meta": _MODERN_META}
-
-
 def _accompanied(params: dict[str, Any], context: Context) -> dict[str, Any]:
     """The parameters with what the caller says besides."""
     if context.traceparent is None:
@@ -440,67 +333,9 @@ def _accompanied(params: dict[str, Any], context: Context) -> dict[str, Any]:
     return {**params, "_meta": {**(context.extra or {}), "traceparent": context.traceparent}}
 
 
-def written(message: dict[str, Any]) -> bytes:
-    """The message as JSON. Raises ConnectorError."""
-    try:
-        return exact.written(message)
-    except orjson.JSONEncodeError as error:
-        raise ConnectorError("invalid_arguments", "The arguments cannot be written as JSON.", sent=False) from error
-
-
-def parsed(body: bytes) -> dict[str, Any] | None:
-    """The message in `body`, whose method is a text, if it has one; None when it is something else."""
-    try:
-        message = exact.taken(body)
-    except ValueError:
-        return None
-    return message if isinstance(message, dict) and isinstance(message.get("method", ""), str) else None
-
-
-def result_of(answer: dict[str, Any]) -> dict[str, Any]:
-    """The result in a JSON-RPC response. Raises RpcError and ConnectorError."""
-    if isinstance(error := answer.get("error"), dict):
-        raise RpcError(error)
-    if not isinstance(result := answer.get("result"), dict):
-        raise ConnectorError("bad_upstream_answer", "The upstream's answer has neither result nor error.")
-    return result
-
-
 def _turn_of(context: Context | None) -> Turn | None:
     """Who can be told and asked, in the course of this call."""
     return None if context is None else cast("Turn | None", context.client)
-
-
-def _effect(hints: object) -> str | None:
-    if not isinstance(hints, dict):
-        return None
-    return (
-        "read" if hints.get("readOnlyHint") is True else "destructive" if hints.get("destructiveHint") is True else None
-    )
-
-
-def _definitions(result: dict[str, Any], kind: Kind, key: str, name: str) -> list[dict[str, Any]]:
-    found = result.get(key)
-    if not isinstance(found, list) or not all(isinstance(t, dict) and isinstance(t.get(name), str) for t in found):
-        raise ConnectorError("bad_upstream_answer", f"The upstream's list of {kind}s is not one.")
-    return found
-
-
-def _size(definition: dict[str, Any]) -> int:
-    """In bytes; what cannot be written is taken for large."""
-    try:
-        return len(exact.written(definition))
-    except orjson.JSONEncodeError:
-        return _MOST_LISTED_BYTES // 8
-
-
-def _capabilities_of(answer: dict[str, Any]) -> frozenset[str]:
-    """What the server declares: `tools`, and `tools.listChanged` where that is true."""
-    declared = answer.get("capabilities")
-    if not isinstance(declared, dict):
-        return frozenset()
-    flags = ((name, flag) for name, more in declared.items() if isinstance(more, dict) for flag in more)
-    return frozenset(declared) | {f"{name}.{flag}" for name, flag in flags if declared[name][flag] is True}
 
 
 def _supported(error: RpcError) -> list[str]:
@@ -512,8 +347,3 @@ def _supported(error: RpcError) -> list[str]:
 
 def _unknown_revision(said: str) -> ConnectorError:
     return ConnectorError("unsupported_version", f"The server speaks revision {said[:40]!r}, which is not known here.")
-
-
-def _name_of(info: object) -> str:
-    name = info.get("name") if isinstance(info, dict) else None
-    return name[:120] if isinstance(name, str) and name else "unnamed server"

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from tools.connectors.base import ConnectorError, Context, Ear, Result, Source
-from tools.connectors.mcp_core import METHOD_NOT_FOUND, Greeting, McpCore, RpcError, SessionEnded, Transport, introduced
+from tools.connectors.mcp_core import McpCore
+from tools.connectors.mcp_greeting import Greeting, introduced
+from tools.connectors.mcp_messages import METHOD_NOT_FOUND, RpcError, SessionEnded, Transport
 from tools.egress import Egress
 
 logger = logging.getLogger("tools.connectors.mcp_ears")

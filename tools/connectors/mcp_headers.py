@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from tools.connectors.base import ConnectorError
-from tools.connectors.mcp_core import McpTool
+from tools.connectors.mcp_messages import McpTool
 from tools.mirrored import TOKEN, undotted, value_at
 
 _NAMED = {"prompts/get": "name", "resources/read": "uri"}

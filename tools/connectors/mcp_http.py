@@ -11,12 +11,14 @@ from typing import Any
 
 from tools.connectors.base import ConnectorError
 from tools.connectors.event_stream import Resumable
-from tools.connectors.http1 import HttpClient, Response, Stream
+from tools.connectors.http1 import HttpClient
+from tools.connectors.http1_connection import Response, Stream
 from tools.connectors.limits import Noise
-from tools.connectors.mcp_core import Estranged, Greeting, McpTool, SessionEnded, parsed, result_of, written
 from tools.connectors.mcp_ears import Deaf, Take
+from tools.connectors.mcp_greeting import Greeting
 from tools.connectors.mcp_headers import headers_of
 from tools.connectors.mcp_lines import HttpLine
+from tools.connectors.mcp_messages import Estranged, McpTool, SessionEnded, parsed, result_of, written
 from tools.connectors.mcp_turn import Turn, cancelled, declined, reporting
 from tools.egress import Egress
 

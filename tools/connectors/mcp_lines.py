@@ -9,9 +9,9 @@ from typing import Any
 
 from tools.connectors.base import ConnectorError
 from tools.connectors.event_stream import events
-from tools.connectors.http1 import Stream
+from tools.connectors.http1_connection import Stream
 from tools.connectors.limits import Noise
-from tools.connectors.mcp_core import parsed
+from tools.connectors.mcp_messages import parsed
 
 logger = logging.getLogger("tools.connectors.mcp_lines")
 

@@ -15,12 +15,14 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 from tools.connectors import limits
 from tools.connectors.base import ConnectorError
 from tools.connectors.event_stream import Cursor, events
-from tools.connectors.http1 import ConnectionBroken, HttpClient, Stream
+from tools.connectors.http1 import HttpClient
+from tools.connectors.http1_connection import ConnectionBroken, Stream
 from tools.connectors.limits import Noise
-from tools.connectors.mcp_core import Greeting, McpTool, SessionEnded, parsed, result_of, written
 from tools.connectors.mcp_ears import Take
+from tools.connectors.mcp_greeting import Greeting
 from tools.connectors.mcp_http import about_status
 from tools.connectors.mcp_lines import ProcessLine
+from tools.connectors.mcp_messages import McpTool, SessionEnded, parsed, result_of, written
 from tools.connectors.mcp_turn import Turn, cancelled, declined, reporting
 from tools.egress import Egress
 

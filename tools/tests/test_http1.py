@@ -11,9 +11,10 @@ from typing import Any, cast
 import pytest
 
 from tools import egress as egress_module
-from tools.connectors import http1, limits
+from tools.connectors import http1, http1_connection, limits
 from tools.connectors.base import ConnectorError
-from tools.connectors.http1 import HttpClient, Response, Stream
+from tools.connectors.http1 import HttpClient
+from tools.connectors.http1_connection import Response, Stream
 from tools.egress import Egress, Rule
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -351,7 +352,7 @@ async def test_a_closed_client_answers_at_once_and_ends_what_is_under_way():
 
 
 async def test_of_a_stream_that_comes_all_at_once_others_have_their_turn_in_between(monkeypatch):
-    monkeypatch.setattr(http1, "_PORTION", 1_000)
+    monkeypatch.setattr(http1_connection, "_PORTION", 1_000)
     text = bytes(range(256)) * 400
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(text) + text
     async with served(Raw(answer)) as client:

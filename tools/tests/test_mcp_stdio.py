@@ -21,9 +21,9 @@ import uvloop
 from django.conf import settings as django_settings
 
 from tools.configuration import Refused, configure
-from tools.connectors import limits, mcp_process, mcp_stdio
+from tools.connectors import limits, mcp_pipes, mcp_process, mcp_stdio
 from tools.connectors.base import ConnectorError, Context, Source
-from tools.connectors.mcp_core import McpTool
+from tools.connectors.mcp_messages import McpTool
 from tools.connectors.mcp_stdio import McpStdioConnector, McpStdioOptions
 from tools.egress import Egress
 from tools.forms import fields_of
@@ -332,7 +332,7 @@ async def test_large_answers_that_come_too_late_are_no_offence(connect: Connect)
 
 
 async def test_a_server_that_hangs_is_replaced(connect: Connect, monkeypatch):
-    monkeypatch.setattr(mcp_stdio, "_SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(mcp_pipes, "_SILENT_SECONDS", 0.5)
     connector = connect("""
         for message in messages():
             if message.get("params", {}).get("arguments", {}).get("hang"):
@@ -437,7 +437,7 @@ async def test_a_crash_loop_does_not_spin_and_calls_fail_at_once(connect: Connec
 
 
 async def test_after_the_pause_a_mended_server_is_found(connect: Connect, tmp_path, monkeypatch):
-    monkeypatch.setattr(mcp_stdio, "_PAUSES_SECONDS", (0.0, 0.5))
+    monkeypatch.setattr(mcp_pipes, "_PAUSES_SECONDS", (0.0, 0.5))
     mended = tmp_path / "mended"
     connector = connect(f"if not os.path.exists({str(mended)!r}): sys.exit(1)\n{ECHO}")
     await failure(call(connector))
@@ -455,13 +455,13 @@ async def test_pauses_grow_and_end_with_a_healthy_run(connect: Connect, monkeypa
         pauses.append(noted.not_before - asyncio.get_running_loop().time())
         noted.not_before = 0
     assert [round(max(0, pause)) for pause in pauses] == [0, 1, 2, 4, 8, 16]
-    monkeypatch.setattr(mcp_stdio, "_HEALTHY_SECONDS", 0)
+    monkeypatch.setattr(mcp_pipes, "_HEALTHY_SECONDS", 0)
     await failure(call(connector))
     assert noted.failures == 1
 
 
 async def test_an_idle_server_is_stopped_and_comes_back(connect: Connect, monkeypatch):
-    monkeypatch.setattr(mcp_stdio, "_IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(mcp_pipes, "_IDLE_SECONDS", 0.3)
     connector = connect("for message in messages():\n    if 'id' in message: say(message, str(os.getpid()))")
     first = int(await call(connector))
     await until(lambda: not lives(first))
@@ -471,7 +471,7 @@ async def test_an_idle_server_is_stopped_and_comes_back(connect: Connect, monkey
 
 
 async def test_a_server_with_calls_under_way_is_not_idle(connect: Connect, monkeypatch):
-    monkeypatch.setattr(mcp_stdio, "_IDLE_SECONDS", 0.1)
+    monkeypatch.setattr(mcp_pipes, "_IDLE_SECONDS", 0.1)
     connector = connect("for message in messages():\n    time.sleep(0.8); say(message, 'ok')")
     assert await call(connector) == "ok"
 
@@ -698,7 +698,7 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "mcpsite.settings"
 import django; django.setup()
 from django.conf import settings
 from tools.connectors.base import Context, Source
-from tools.connectors.mcp_core import McpTool
+from tools.connectors.mcp_messages import McpTool
 from tools.connectors.mcp_stdio import McpStdioConnector, McpStdioOptions
 from tools.egress import Egress
 from tools.launchers import Launcher

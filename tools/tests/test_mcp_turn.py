@@ -255,7 +255,7 @@ async def test_of_the_sessions_for_clients_there_are_only_so_many(
 
 async def test_a_level_that_was_chosen_is_set_at_an_older_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
     upstream = Scripted(streaming(good_event), "legacy")
-    monkeypatch.setattr("tools.connectors.mcp_core._capabilities_of", lambda answer: frozenset({"logging"}))
+    monkeypatch.setattr("tools.connectors.mcp_core.capabilities_of", lambda answer: frozenset({"logging"}))
     async with make_server(upstream) as port:
         connector = make_connector(f"http://127.0.0.1:{port}/mcp")
         for level in ("debug", "debug", "error"):
