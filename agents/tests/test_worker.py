@@ -25,7 +25,8 @@ from audit.ledger import LedgerUnavailable
 from audit.models import Record
 from gateway.tests.conftest import records
 from tools.connectors.base import Source
-from tools.connectors.sql import SqlConnector, SqlOptions
+from tools.connectors.sql import SqlConnector
+from tools.connectors.sql_options import SqlOptions
 from tools.egress import Egress, Rule
 from tools.tests.database import make_tool
 

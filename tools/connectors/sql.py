@@ -10,25 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import ssl
 import tempfile
 from collections.abc import AsyncIterator, Coroutine
-from typing import IO, Any, Literal, TypeVar, cast
+from typing import IO, Any, TypeVar, cast
 
 import orjson
 import psycopg
-from psycopg import pq
-from psycopg.abc import PQGen
 from psycopg.rows import tuple_row
-from psycopg.waiting import Wait
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from tools.connectors import sql_guard
-from tools.connectors.base import Connector, ConnectorError, Context, Options, Result, Source, Spec, refuse_closed
-from tools.connectors.sql_comment import comment
+from tools.connectors.base import Connector, ConnectorError, Context, Result, Source, Spec
+from tools.connectors.sql_answer import Answer, as_result, clean, read
+from tools.connectors.sql_options import SqlOptions
 from tools.connectors.sql_tool import SqlTool
-from tools.connectors.sql_values import ADAPTERS, as_json
+from tools.connectors.sql_values import ADAPTERS
 from tools.egress import Egress, EgressDenied
 from tools.schemas import compile_schema, problems
 
@@ -36,61 +32,6 @@ T = TypeVar("T")
 
 # How long a statement that was cancelled may take to end before it is left to end by itself.
 _GRACE_SECONDS = 1.0
-_FETCH = 100
-
-
-class SqlOptions(Options):
-    """How to reach the database."""
-
-    host: str = Field(min_length=1, max_length=255, description="Host name, address, or the folder of a unix socket.")
-    port: int = Field(default=5432, ge=1, le=65535)
-    database: str = Field(min_length=1, max_length=63)
-    user: str = Field(min_length=1, max_length=63, description="A role that can only read what the tools need.")
-    password: SecretStr | None = Field(default=None)
-    # `schema` would shadow a method of pydantic's.
-    search_path: str = Field(
-        default="public", max_length=255, alias="schema", description="Schema in which names are looked up."
-    )
-    tls: Literal["disable", "prefer", "require", "verify-full"] = Field(
-        default="prefer", description="`verify-full` in production: encrypted, and the server proves its name."
-    )
-    ca: str | None = Field(
-        default=None,
-        max_length=65_536,
-        description="Certificates in PEM, one of which must have signed the server's. For `verify-full`; without it"
-        " libpq looks into `~/.postgresql/root.crt`.",
-    )
-    statement_timeout_seconds: int = Field(
-        default=10, ge=1, le=600, description="The database stops a statement after this."
-    )
-    max_rows: int = Field(default=1000, ge=1, le=100_000, description="Rows of one answer at the most.")
-    max_bytes: int = Field(default=1_048_576, ge=1024, le=16_777_216, description="Bytes of one answer at the most.")
-    max_connections: int = Field(
-        default=5, ge=1, le=100, description="Connections that each process keeps at the most."
-    )
-    comment: bool = Field(
-        default=True,
-        description="Say in a comment at the end of each statement who asks, for which call, so that the database's own"
-        " log can be read beside the ledger.",
-    )
-
-    model_config = Options.model_config | {"populate_by_name": True}
-
-    @field_validator("host")
-    @classmethod
-    def _can_be_reached(cls, value: str, info: ValidationInfo) -> str:
-        refuse_closed(value, info)
-        return value
-
-    @field_validator("ca")
-    @classmethod
-    def _are_certificates(cls, value: str | None) -> str | None:
-        try:
-            if value is not None:
-                ssl.create_default_context(cadata=value)
-        except (ssl.SSLError, TypeError) as error:  # The latter for what is not ASCII.
-            raise ValueError("give certificates in PEM: -----BEGIN CERTIFICATE----- and so on") from error
-        return value
 
 
 class SqlConnector(Connector):
@@ -159,7 +100,7 @@ class SqlConnector(Connector):
         async with self._failures():
             work = self._ask(cast(SqlTool, spec), arguments, context)
             columns, rows, cut = await self._within(seconds, work)
-        return _result(columns, rows, cut)
+        return as_result(columns, rows, cut)
 
     async def close(self) -> None:
         """Close the pool."""
@@ -205,7 +146,7 @@ class SqlConnector(Connector):
             version, user, is_superuser, can_write = await cursor.fetchone() or ("?", "?", False, False)
             return version, user, is_superuser, can_write
 
-    async def _ask(self, spec: SqlTool, arguments: dict[str, Any], context: Context) -> _Answer:
+    async def _ask(self, spec: SqlTool, arguments: dict[str, Any], context: Context) -> Answer:
         pool = await self._opened()
         try:
             return await self._once(pool, spec, arguments, context)
@@ -214,19 +155,19 @@ class SqlConnector(Connector):
             await pool.check()
             return await self._once(pool, spec, arguments, context)
 
-    async def _once(self, pool: _Pool, spec: SqlTool, arguments: dict[str, Any], context: Context) -> _Answer:
+    async def _once(self, pool: _Pool, spec: SqlTool, arguments: dict[str, Any], context: Context) -> Answer:
         # A little less than the deadline, so that it is known for what the time was spent.
         async with pool.connection(timeout=context.deadline_seconds * 0.9) as connection:
             self._busy += 1
             try:
-                return await self._rows(connection, spec, arguments, context)
+                return await read(connection, spec, arguments, context, self._options)
             except psycopg.OperationalError as error:
                 if connection.closed:
                     raise _ConnectionLost(str(error)) from error
                 raise
             finally:
                 self._busy -= 1
-                await _clean(connection)
+                await clean(connection)
 
     # --- Connections --------------------------------------------------------------------------------------------------
 
@@ -305,36 +246,6 @@ class SqlConnector(Connector):
         # What is prepared would end with the call.
         return {**await self._keywords(), "context": ADAPTERS, "prepare_threshold": None}
 
-    async def _rows(
-        self,
-        connection: psycopg.AsyncConnection[tuple[Any, ...]],
-        spec: SqlTool,
-        arguments: dict[str, Any],
-        context: Context,
-    ) -> _Answer:
-        """Column names, rows as JSON, and the notice when it was cut. Stops reading at the first row too many."""
-        limits, rows, size = self._options, list[bytes](), 0
-        columns: list[str] = []
-        async with _Commented(connection) as cursor:
-            cursor.comment = comment(context) if limits.comment else b""
-            size_of_fetch = min(_FETCH, limits.max_rows + 1)
-            stream: Any = cursor.stream(spec.bound, spec.values(arguments), size=size_of_fetch)
-            async with contextlib.aclosing(stream):
-                async for row in stream:
-                    columns = columns or _unique([column.name for column in cursor.description or ()])
-                    if len(rows) == limits.max_rows:
-                        return columns, rows, {"reason": "max_rows", "limit": limits.max_rows}
-                    encoded = orjson.dumps(dict(zip(columns, row, strict=True)), default=as_json)
-                    size += len(encoded) + 1
-                    if size > limits.max_bytes:
-                        return columns, rows, {"reason": "max_bytes", "limit": limits.max_bytes}
-                    rows.append(encoded)
-            if not rows:
-                # A stream without rows does not tell its columns.
-                await cursor.execute(spec.without_rows, spec.values(arguments))
-                columns = _unique([column.name for column in cursor.description or ()])
-        return columns, rows, None
-
     @contextlib.asynccontextmanager
     async def _failures(self) -> AsyncIterator[None]:
         """Tell what went wrong without the database's own words about connections or other rows."""
@@ -374,22 +285,6 @@ class SqlConnector(Connector):
 
 
 _Pool = AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
-# Column names, rows as JSON, and the notice when it was cut.
-_Answer = tuple[list[str], list[bytes], dict[str, Any] | None]
-
-
-class _Commented(psycopg.AsyncCursor[tuple[Any, ...]]):
-    """Adds a comment to the statement after psycopg has read it, which reads each text once: this one always differs.
-
-    A stream is never prepared, so that no plan is lost by it either.
-    """
-
-    comment = b""
-
-    def _convert_query(self, query: Any, params: Any = None) -> Any:
-        converted = super()._convert_query(query, params)
-        converted.query += self.comment
-        return converted
 
 
 class _ConnectionLost(Exception):
@@ -398,40 +293,6 @@ class _ConnectionLost(Exception):
 
 async def _read_only(connection: psycopg.AsyncConnection[Any]) -> None:
     await connection.set_read_only(True)
-
-
-async def _clean(connection: psycopg.AsyncConnection[Any]) -> None:
-    """End the transaction, and what outlives one (advisory locks, settings, LISTEN, named cursors), before the next
-    call. A connection of which that cannot be done is closed.
-    """
-    try:
-        async with connection.lock:
-            await connection.wait(_cleaned(connection.pgconn))
-    except BaseException as error:
-        await connection.close()
-        if not isinstance(error, psycopg.Error):
-            raise
-
-
-def _cleaned(pg: pq.abc.PGconn) -> PQGen[None]:
-    """In one message to the server and one answer: a quarter of what such a call costs is sending and waking up."""
-    pg.enter_pipeline_mode()
-    pg.send_query_params(b"ROLLBACK", None)
-    pg.send_query_params(b"DISCARD ALL", None)
-    pg.pipeline_sync()
-    while True:
-        while not (yield Wait.R):
-            continue
-        pg.consume_input()
-        while not pg.is_busy():
-            # Between the answers of two statements there is None.
-            result = pg.get_result()
-            if result is None:
-                continue
-            if result.status == pq.ExecStatus.PIPELINE_SYNC:
-                return pg.exit_pipeline_mode()
-            if result.status == pq.ExecStatus.FATAL_ERROR:
-                raise psycopg.errors.error_from_result(result)
 
 
 def _reason(error: Exception) -> str:
@@ -454,26 +315,3 @@ def _check_defaults(spec: SqlTool) -> None:
 
 def _escaped(value: str) -> str:
     return re.sub(r"([\\\s])", r"\\\1", value)
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Column names that can be keys: the second `id` becomes `id_2`, unless there is one of that name."""
-    taken, result = set(names), list[str]()
-    for name in names:
-        chosen, number = name, 1
-        while chosen in result or (number > 1 and chosen in taken):
-            number += 1
-            chosen = f"{name}_{number}"
-        result.append(chosen)
-    return result
-
-
-def _result(columns: list[str], rows: list[bytes], cut: dict[str, Any] | None) -> Result:
-    body = b'{"rows":[' + b",".join(rows) + b'],"columns":' + orjson.dumps(columns)
-    body += b',"row_count":%d,"truncated":%s' % (len(rows), b"true" if cut else b"false")
-    if cut:
-        notice = {**cut, "message": "There are more rows than this answer holds. Narrow the question to see them."}
-        body += b',"notice":' + orjson.dumps(notice)
-    body += b"}"
-    content = [{"type": "text", "text": body.decode()}]
-    return Result({"content": content, "structuredContent": orjson.Fragment(body)}, False, {"rows": len(rows)})

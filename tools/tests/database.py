@@ -18,7 +18,8 @@ from mcpsite.datadir import SUPERUSER, DataDir
 from mcpsite.engines import Postgres
 from mcpsite.supervisor import Supervisor
 from tools.connectors.base import Context, Result, Source
-from tools.connectors.sql import SqlConnector, SqlOptions
+from tools.connectors.sql import SqlConnector
+from tools.connectors.sql_options import SqlOptions
 from tools.connectors.sql_tool import Parameter, SqlTool
 from tools.egress import Egress, Rule
 

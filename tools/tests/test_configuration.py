@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tools.configuration import Refused, configure, specify
-from tools.connectors.sql import SqlOptions
+from tools.connectors.sql_options import SqlOptions
 from tools.models import DataSource, Tool
 
 pytestmark = pytest.mark.django_db

@@ -14,7 +14,8 @@ import orjson
 import pytest
 
 from tools.connectors.base import ConnectorError
-from tools.connectors.sql import SqlConnector, _escaped, _unique
+from tools.connectors.sql import SqlConnector, _escaped
+from tools.connectors.sql_answer import unique
 from tools.connectors.sql_tool import Parameter
 from tools.schemas import compile_schema, problems
 from tools.tests.database import READER, WRITER, Server, ask, make_connector, make_context, make_tool, started
@@ -228,7 +229,7 @@ async def test_columns_of_one_name_are_all_there(connector):
 
 @pytest.mark.parametrize("names", [["a"] * 5, ["a", "a", "a_2", "a_2"], ["a_2", "a", "a"], ["?column?"] * 2, []])
 def test_names_are_made_unique_and_first_come_first_served(names):
-    found = _unique(names)
+    found = unique(names)
     assert len(set(found)) == len(names)
     assert all(name in found for name in names)
 
