@@ -112,13 +112,19 @@ def add_kinds(long: str) -> dict[str, Any]:
     return {}
 
 
-def add_users(count: int) -> dict[str, Any]:
-    """Tokens of so many more users who see what the account above sees."""
+def grow(count: int) -> dict[str, Any]:
+    """All tools once more under other names, and tokens of so many users who see what the account above sees."""
     from django.db import transaction
 
     from access import tokens
     from access.models import Role, User
+    from tools.models import DataSource, Tool
+    from tools.sync import sync_source
 
+    options = DataSource.objects.get(name="bench").options
+    again = DataSource.objects.create(name="bench-again", kind="mcp", options=options, prefix="again_")
+    sync_source(again)
+    _grant(Tool.objects.filter(source=again))
     role, found = Role.objects.get(name="bench"), []
     with transaction.atomic():
         for number in range(count):
@@ -157,7 +163,7 @@ def main() -> None:
     parser.add_argument("--upstream", help="the server that is called")
     parser.add_argument("--listeners", type=int, help="add so many users that listen, to an installation that is there")
     parser.add_argument("--more", metavar="URL", help="add sources of other kinds, and what answers at length there")
-    parser.add_argument("--grow", type=int, help="add so many users with tokens")
+    parser.add_argument("--grow", type=int, help="double the tools, and add so many users with tokens")
     options = parser.parse_args()
     _setup()
     if options.listeners:
@@ -165,7 +171,7 @@ def main() -> None:
     elif options.more:
         said = add_kinds(options.more)
     elif options.grow:
-        said = add_users(options.grow)
+        said = grow(options.grow)
     else:
         said = configure(options.upstream)
     print(json.dumps(said))

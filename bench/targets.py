@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from bench.load import Job, open_sessions
+from bench.load import Job, LoadError, open_sessions
 from bench.measure import Generator, Target
 from bench.processes import BenchError, Stage, free_port, python
 from mcpsite import env
@@ -23,8 +23,8 @@ _FASTMCP_VENV = _ROOT / ".venv-bench"
 _FASTMCP_PINS = Path(__file__).with_name("requirements-fastmcp.txt")
 _FASTMCP_PROXY = Path(__file__).with_name("fastmcp_proxy.py")
 _SITE_SECONDS = 180.0
-_POLICY_SECONDS = 10.0
-# Of each of: tools, grants, tokens, sessions. So many users share the sessions.
+_POLICY_SECONDS = 60.0
+# Of each of: tools (of two sources), grants, tokens, sessions. So many users share the sessions.
 GROWN_TO = 10_000
 _SHARERS = 20
 # The backlog of a million records is sealed in less.
@@ -51,7 +51,7 @@ def start_all(stage: Stage, generator: Generator, names: list[str], tools: int =
         "direct": lambda: _with_long(echo),
         "bare": lambda: _with_long(_start_bare(stage, upstream)),
         "mcpsite": lambda: _start_recorded(stage, generator, upstream, long),
-        GROWN: lambda: [_start_grown(stage, generator, f"{address}/{GROWN_TO}")],
+        GROWN: lambda: [_start_grown(stage, generator, f"{address}/{GROWN_TO // 2}")],
         "mcpsite-unrecorded": lambda: [_start_unrecorded(stage, generator, upstream)],
         "fastmcp": lambda: [_start_fastmcp(stage, upstream, shared=False)],
         "fastmcp-shared": lambda: [_start_fastmcp(stage, upstream, shared=True)],
@@ -148,8 +148,13 @@ def _start_grown(stage: Stage, generator: Generator, upstream: str) -> Target:
     print(f"{what} …", file=sys.stderr, flush=True)
     site = _start_site(stage, generator, upstream, GROWN, what, str(_ROOT / "manage.py"))
     data = stage.folder / GROWN
-    for token in _configure(data, "--grow", str(GROWN_TO))["tokens"][:_SHARERS]:
-        open_sessions(site.port, token, GROWN_TO // _SHARERS)
+    tokens = _configure(data, "--grow", str(GROWN_TO))["tokens"][-_SHARERS:]
+    _wait_for_policy(generator, replace(site, headers=(("Authorization", f"Bearer {tokens[-1]}"),)))
+    try:
+        for token in tokens:
+            open_sessions(site.port, token, GROWN_TO // _SHARERS)
+    except LoadError as error:
+        raise BenchError(str(error)) from error
     _run(*python("bench.ledger_rows", "--rows", "1000000"), environment=own_engines(data))
     time.sleep(_SEALING_SECONDS)
     return site
