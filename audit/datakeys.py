@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from keyring.chance import random_bytes
 from keyring.fields import sealed_for
 from keyring.keys import KeyRing
 
@@ -78,7 +79,7 @@ class DataKey:
 
     def encrypt(self, plaintext: bytes, context: bytes) -> bytes:
         """Nonce (12 bytes), ciphertext and tag (16), of AES-256-GCM."""
-        nonce = os.urandom(NONCE_BYTES)
+        nonce = random_bytes(NONCE_BYTES)
         return nonce + self.cipher.encrypt(nonce, plaintext, context)
 
 

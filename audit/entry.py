@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from audit.datakeys import KEY_COLUMNS, NOBODY, DataKeys, KeyRow, Subject
 from audit.masking import BY_SHAPE, Masker
 from audit.payload import SALT_BYTES, Payload, packed, packed_arguments
 from audit.verify import COLUMNS as COLUMNS
+from keyring.chance import random_bytes
 from keyring.keys import KeyRing
 
 # The purpose of CT is that of records from before there were data keys.
@@ -111,7 +111,7 @@ class Row(NamedTuple):
 
 def uuid7() -> uuid.UUID:
     """A time-ordered UUID (RFC 9562, section 5.7), so that neighbours in time are neighbours in the index."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(random_bytes(10))
     return uuid.UUID(int=value & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62)
 
 
@@ -171,7 +171,7 @@ def encode(
     at_us = time.time_ns() // 1_000 - _EPOCH_US
     args_commit = result_commit = sealed = key = key_id = None
     if entry.arguments is not None or entry.result is not None:
-        salt = os.urandom(SALT_BYTES)
+        salt = random_bytes(SALT_BYTES)
         args_commit = commitment(salt, b"a", entry.arguments)
         result_commit = commitment(salt, b"r", entry.result)
         key = keys.of(entry.subject or entry.actor_id or NOBODY, at_us)

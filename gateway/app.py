@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -45,6 +44,7 @@ from gateway.terms import Answer, Call, Refused, accompanied
 from gateway.visits import Handler, Taker, Visit
 from gateway.wire import Message, WireError
 from gateway.withdrawals import Withdrawals
+from keyring.chance import random_bytes
 from keyring.keys import ring
 from tools import exact
 from tools.connectors.mcp_input import INPUT_REQUIRED
@@ -112,6 +112,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Begin to connect; returns at once, also when services are away."""
+        self.streams.loop = self.intake.loop = asyncio.get_running_loop()
         await self.ledger.start()
         self.ledger.put(process_event("writer_started", self._program, writer_id=str(self.ledger.writer_id)))
         self.feed.start()
@@ -161,7 +162,7 @@ class Gateway:
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request; never raises for what a client sent."""
-        request_id = os.urandom(16).hex()
+        request_id = random_bytes(16).hex()
         extra: list[tuple[bytes, bytes]] = []
         reply = Reply(self.streams, scope, send, request_id)
         visit: Visit | None = None

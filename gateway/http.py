@@ -95,6 +95,9 @@ def _takes(accept: bytes, kinds: tuple[bytes, ...]) -> bool:
 class Intake:
     """Takes bodies in, within limits of size and time for each, and of size for all that are under way."""
 
+    # As of `Streams`.
+    loop: asyncio.AbstractEventLoop | None = None
+
     def __init__(self) -> None:
         self._held = 0
         # Who waits for the first part of a body, and since which look at them: to ask for the time takes longer.
@@ -140,7 +143,7 @@ class Intake:
 
     async def _first(self, receive: Receive) -> MutableMapping[str, Any]:
         """The first part of a body. Raises WireError (408)."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self.loop)
         assert task is not None
         self._waiting[task] = self._looks
         if self._timer is None:

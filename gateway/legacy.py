@@ -88,7 +88,7 @@ class Legacy:
         if message.modern or message.method == "initialize" or SESSION not in visit.headers:
             return message, visit
         try:
-            session = await self._session_of(visit)
+            session = await self._session_of(visit, self._sessions.known)
         except SessionsAway:
             return message, visit
         client = message.client or session.client
@@ -106,9 +106,9 @@ class Legacy:
             if message.method in _LONG and named and takes_events(visit.headers):
                 reply.open_after(_LONG_SECONDS)
 
-    async def _session_of(self, visit: Visit) -> Session:
+    async def _session_of(self, visit: Visit, found: Callable[[str, int, str], Awaitable[Session | None]]) -> Session:
         who, identifier = visit.principal, visit.headers[SESSION].decode("latin-1")
-        session = await self._sessions.find(identifier, who.user_id, who.token)
+        session = await found(identifier, who.user_id, who.token)
         if session is None:
             raise _ended()
         return session
@@ -121,7 +121,7 @@ class Legacy:
             message = "This needs a session: send the Mcp-Session-Id that the answer to initialize has as a header."
             raise WireError(wire.INVALID_REQUEST, message)
         try:
-            return await self._session_of(visit)
+            return await self._session_of(visit, self._sessions.find)
         except SessionsAway as error:
             raise _away() from error
 

@@ -62,6 +62,9 @@ class EventLog(Protocol):
 class Streams:
     """The open streams of this process. One timer keeps all of them alive."""
 
+    # That of the process; to find it out anew costs a system call.
+    loop: asyncio.AbstractEventLoop | None = None
+
     def __init__(self) -> None:
         self._open: set[Reply] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -114,7 +117,7 @@ class Reply:
 
     def ends_with_client(self) -> None:
         """Cancel the present task when the client closes the connection (MCP 2026-07-28, "Cancellation")."""
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._streams.loop)
         if self._connection is not None:
             self._connection.when_lost = self._lose
             if self._connection.is_lost:  # while we were asking whose session it is
@@ -122,7 +125,7 @@ class Reply:
 
     def can_be_withdrawn(self) -> None:
         """Cancel the present task when the client says that it wants no answer, and not when it is only gone."""
-        self._task = asyncio.current_task()
+        self._task = asyncio.current_task(self._streams.loop)
         if self._connection is not None:
             self._connection.when_lost = self._miss
             if self._connection.is_lost:

@@ -39,8 +39,11 @@ _BATCH = 256
 # Session → until when it lives, as far as it was told.
 _ALL = "mcpsite:sessions"
 _LISTED_SECONDS = 60.0
-# The letter that tells all workers of it.
-ENDED = "sessions.ended"
+# The letters that tell all workers of it.
+ENDED, CHANGED = "sessions.ended", "sessions.changed"
+# How long what was found serves further requests, should the letter be lost that says that it changed.
+_KNOWN_SECONDS = 1.0
+_MOST_KNOWN = 10_000
 
 
 class SessionsAway(Exception):
@@ -83,6 +86,10 @@ class Sessions:
         self._listed_since = 0.0
         # Nothing here does harm when it is done twice, and a pooled connection may have been closed meanwhile.
         self._redis = connected(url, _TIMEOUT_SECONDS, retry=Retry(NoBackoff(), 1))
+        # Until when what was found is good, and how often any worker said that something changed.
+        self._known: dict[str, tuple[float, Session]] = {}
+        self._changes = 0
+        mail.on(CHANGED, self._hear)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -129,6 +136,25 @@ class Sessions:
             self._unlisted.append(identifier)
         return session
 
+    async def known(self, identifier: str, user_id: int, token: str) -> Session | None:
+        """As `find`, without asking Redis again for what was found within the last second: a client that is busy costs
+        no more than one that has no session. What a worker changes or ends, all forget at once.
+        """
+        good_until, session = self._known.get(identifier, (0.0, None))
+        if session is not None and time.monotonic() < good_until:
+            return session if (session.user_id, session.token) == (user_id, token) else None
+        changes = self._changes
+        session = await self.find(identifier, user_id, token)
+        if session is not None and changes == self._changes:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[identifier] = (time.monotonic() + _KNOWN_SECONDS, session)
+        return session
+
+    def _hear(self, letter: dict[str, Any]) -> None:
+        self._changes += 1
+        self._known.pop(str(letter.get("session")), None)
+
     async def change(self, session: Session, **fields: Any) -> Session | None:
         """The session with these fields changed, for all workers; None when it has ended. Raises SessionsAway."""
         return await self.edit(session, lambda kept: kept._replace(**fields))
@@ -149,11 +175,13 @@ class Sessions:
                     pipeline.set(key, _packed(changed), keepttl=True)
                     try:
                         await pipeline.execute()
-                        return changed
+                        break
                     except WatchError:
                         continue
         except AWAY as error:
             raise self._note_away(error) from error
+        await self._mail.broadcast(CHANGED, {"session": session.id})
+        return changed
 
     async def end(self, session: Session) -> None:
         """End it for all workers, and have them close its streams. Raises SessionsAway."""
@@ -164,7 +192,8 @@ class Sessions:
             await pipeline.execute()
         except AWAY as error:
             raise self._note_away(error) from error
-        await self._mail.broadcast(ENDED, {"session": session.id})
+        for kind in (CHANGED, ENDED):
+            await self._mail.broadcast(kind, {"session": session.id})
 
     async def number(self, session: Session) -> int:
         """A number that is larger than those before it, of whatever worker: the reader of a stream with the largest is
