@@ -83,7 +83,7 @@ class _Counting:
         fragment = unquote(reference.partition("#")[2])
         starts = [self._schema, *(node for _, node in self._named)]
         if fragment.startswith("/"):
-            found = [each for start in starts for each in _at(start, fragment)]
+            found = [each for start in starts for each in at(start, fragment)]
         else:
             found = [node for names, node in self._named if fragment in names or f"#{fragment}" in names]
         return found or starts
@@ -92,9 +92,8 @@ class _Counting:
     def _named(self) -> list[tuple[set[str], Any]]:
         """The parts that have names of their own. Raises TooManySteps."""
         names = (*_NAMES, "id") if "draft-04" in str(self._schema.get("$schema")) else _NAMES
-        every = (
-            ({node[key] for key in names if isinstance(node.get(key), str)}, node) for node in _nodes(self._schema)
-        )
+        objects = (node for node in nodes(self._schema) if isinstance(node, dict))
+        every = (({node[key] for key in names if isinstance(node.get(key), str)}, node) for node in objects)
         found = [(own, node) for own, node in every if own]
         if len(found) > _MOST_NAMED:
             raise TooManySteps
@@ -125,18 +124,15 @@ def _one_each(node: dict[str, Any]) -> Iterator[Iterable[Any]]:
             yield node[key] if isinstance(node[key], list) else [node[key]]
 
 
-def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
-    stack = [schema]
+def nodes(value: Any) -> Iterator[Any]:
+    """The JSON value and all that it holds, however deep."""
+    stack = [value]
     while stack:
-        node = stack.pop()
-        if isinstance(node, dict):
-            yield node
-            stack += node.values()
-        elif isinstance(node, list):
-            stack += node
+        yield (node := stack.pop())
+        stack += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
-def _at(start: Any, pointer: str) -> Iterator[Any]:
+def at(start: Any, pointer: str) -> Iterator[Any]:
     """What the JSON pointer leads to (RFC 6901), if there is anything."""
     node = start
     for part in pointer[1:].split("/"):

@@ -7,12 +7,11 @@ server/tools, "Security considerations").
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jsonschema_rs
 
-from tools.schema_steps import TooManySteps, steps_for
+from tools.schema_steps import TooManySteps, at, nodes, steps_for
 
 _DEEPEST, _MOST_NODES = 24, 5_000
 # What is compared or matched one by one with every value of the arguments.
@@ -170,30 +169,14 @@ def _explainable(schema: dict[str, Any]) -> bool:
 
 
 def _branches(schema: Any) -> bool:
-    return any(isinstance(node, dict) and not _BRANCHING.isdisjoint(node) for node in _nodes(schema))
-
-
-def _nodes(schema: Any) -> Iterator[Any]:
-    stack = [schema]
-    while stack:
-        yield (node := stack.pop())
-        stack += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    return any(isinstance(node, dict) and not _BRANCHING.isdisjoint(node) for node in nodes(schema))
 
 
 def _target(schema: Any, reference: str) -> Any:
     """What a reference leads to; the whole schema where it is not a plain path into it (an anchor, an id)."""
     if not reference.startswith("#/"):
         return schema
-    node = schema
-    for part in reference[2:].split("/"):
-        part = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, list) and part.isdecimal() and int(part) < len(node):
-            node = node[int(part)]
-        elif isinstance(node, dict) and part in node:
-            node = node[part]
-        else:
-            return schema
-    return node
+    return next(at(schema, reference[1:]), schema)
 
 
 # --- Telling ----------------------------------------------------------------------------------------------------------
@@ -204,7 +187,7 @@ def _is_small(arguments: Any) -> bool:
 
 
 def _holds_more(arguments: Any, most: int) -> bool:
-    return any(count >= most for count, _ in enumerate(_nodes(arguments)))
+    return any(count >= most for count, _ in enumerate(nodes(arguments)))
 
 
 def _first(validator: jsonschema_rs.Validator, arguments: Any) -> str:
